@@ -1,0 +1,42 @@
+"""The pointer objects by which inference learns what to serve. Only the leader writes them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Contract
+from shared.contracts.manifest import Sha256
+from shared.contracts.specs import ModelName
+
+MODELS_INDEX_KEY = "models/index.json"
+
+
+def pointer_key(model: str) -> str:
+    """Object key of a model's pointer."""
+    return f"models/{model}/latest.json"
+
+
+class ModelPointer(Contract):
+    """`models/<name>/latest.json`: the version of one model that is to be served."""
+
+    model: ModelName
+    version: int = Field(ge=1)
+    seq: int = Field(ge=1)
+    """Rises with every write, also when the version goes back."""
+    checkpoint_id: str
+    manifest_key: str
+    """Object key of the checkpoint's manifest."""
+    manifest_sha256: Sha256
+    stage: Literal["pretrain", "finetune"]
+    published_at: datetime
+
+
+class ModelsIndex(Contract):
+    """`models/index.json`: all models that have a pointer."""
+
+    seq: int = Field(ge=0)
+    models: tuple[ModelPointer, ...] = ()
+    """In order of publication, newest last."""
