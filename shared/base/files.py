@@ -44,13 +44,18 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync_file(path: Path) -> None:
+    """Make the content of a file that somebody else has written survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    fsync_file(folder)
 
 
 def folder_bytes(folder: Path) -> int:
