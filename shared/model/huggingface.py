@@ -6,18 +6,18 @@ The tensors need no renaming; what this adds is `config.json` and `generation_co
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from shared.base.errors import IntegrityError
 from shared.base.files import write_bytes
-from shared.contracts.manifest import MODEL_WEIGHTS, TOKENIZER_CONFIG_JSON, TOKENIZER_JSON
+from shared.contracts.manifest import MODEL_WEIGHTS
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.names import END_TOKEN, SPECIAL_TOKENS
 from shared.model.weights import load_model, save_weights
+from shared.text.tokenizer import Tokenizer
+from shared.text.tokenizer_files import write_tokenizer_files
 
 ARCHITECTURE_OF_FAMILY = {"arcee": "ArceeForCausalLM", "llama": "LlamaForCausalLM"}
 ACTIVATION_OF_FAMILY = {"arcee": "relu2", "llama": "silu"}
@@ -67,17 +67,16 @@ def special_ids() -> dict[str, int]:
 def export_huggingface(checkpoint: Path, target: Path, *, dtype: str = "float32") -> ModelConfig:
     """Write the checkpoint's model and tokenizer into the existing, empty folder `target`.
 
-    `dtype` is float32 or bfloat16. Returns the model's shape. Raises IntegrityError when the
-    checkpoint is incomplete.
+    `dtype` is float32 or bfloat16. Returns the model's shape. Raises IntegrityError or
+    NotFoundError when the checkpoint is incomplete.
     """
     model = load_model(checkpoint)
     save_weights(model, target / MODEL_WEIGHTS, as_type=EXPORT_TYPES[dtype])
     _write_json(target / "config.json", huggingface_config(model.config, dtype=dtype))
     _write_json(target / "generation_config.json", {"do_sample": False, **special_ids()})
-    for name in (TOKENIZER_JSON, TOKENIZER_CONFIG_JSON):
-        if not (checkpoint / name).is_file():
-            raise IntegrityError(f"{name} is missing from {checkpoint}")
-        shutil.copyfile(checkpoint / name, target / name)
+    write_tokenizer_files(
+        target, Tokenizer.load(checkpoint), context_length=model.config.context_length
+    )
     return model.config
 
 
