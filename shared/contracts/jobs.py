@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from shared.contracts.base import Contract
+from shared.contracts.base import Contract, FieldError
 from shared.contracts.names import OUTPUTS_OF_KIND, ArtifactType, Desired, JobKind, JobState
 from shared.contracts.specs import (
     ExportSpec,
@@ -98,14 +98,16 @@ class PipelineCreate(Contract):
             for field, reference in job_references(job.spec).items():
                 kind = earlier.get(reference.job)
                 if kind is None and not reference.job.startswith("job_"):
-                    raise ValueError(
+                    raise FieldError(
                         f"jobs.{key}.spec.{field} names job {reference.job!r}, "
-                        "which does not come before it"
+                        "which does not come before it",
+                        *("jobs", key, "spec", field, "job"),
                     )
                 if kind is not None and reference.output not in OUTPUTS_OF_KIND[kind]:
-                    raise ValueError(
+                    raise FieldError(
                         f"jobs.{key}.spec.{field}: a {kind} job has no output "
-                        f"{reference.output.value!r}"
+                        f"{reference.output.value!r}",
+                        *("jobs", key, "spec", field, "output"),
                     )
             earlier[key] = job.kind
         return self

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import Contract
+from shared.contracts.base import Contract, FieldError
 
 SUPPORTED_HEAD_DIMS = (32, 64, 128)
 """Head sizes for which every attention kernel we use exists."""
@@ -42,13 +42,15 @@ class ModelConfig(Contract):
     @model_validator(mode="after")
     def _check_heads(self) -> ModelConfig:
         if self.d_model % self.num_heads:
-            raise ValueError(
-                f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}"
+            raise FieldError(
+                f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}",
+                "num_heads",
             )
         if self.head_dim not in SUPPORTED_HEAD_DIMS:
-            raise ValueError(
+            raise FieldError(
                 f"d_model / num_heads is {self.head_dim}; it must be one of "
-                f"{', '.join(map(str, SUPPORTED_HEAD_DIMS))}"
+                f"{', '.join(map(str, SUPPORTED_HEAD_DIMS))}",
+                "num_heads",
             )
         return self
 

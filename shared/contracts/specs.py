@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from shared.base.ids import ID_PATTERN
-from shared.contracts.base import Contract
+from shared.contracts.base import Contract, FieldError
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.names import END_TOKEN, ArtifactType
 
 MODEL_NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+PRINTABLE_PATTERN = r"^[^\x00-\x1f\x7f]*$"
+"""No control characters: PostgreSQL stores no NUL, and a name must not move a terminal's cursor."""
 JOB_KEY_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$|" + ID_PATTERN
 
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PRINTABLE_PATTERN)]
 Auto = Literal["auto"]
 
 
@@ -38,6 +40,8 @@ InputRef = Id | JobOutput
 
 class Spec(Contract):
     """Base of all specs. `INPUTS` says which fields are inputs, and of what type."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     INPUTS: ClassVar[dict[str, ArtifactType]] = {}
 
@@ -72,9 +76,9 @@ class IngestSpec(Spec):
     def _check_upload(self) -> IngestSpec:
         needs_upload = self.source in {"text", "jsonl", "dialogues"}
         if needs_upload and self.upload is None:
-            raise ValueError(f"source {self.source!r} needs an upload")
+            raise FieldError(f"source {self.source!r} needs an upload", "upload")
         if not needs_upload and self.upload is not None:
-            raise ValueError(f"source {self.source!r} takes no upload")
+            raise FieldError(f"source {self.source!r} takes no upload", "upload")
         return self
 
 
@@ -175,19 +179,19 @@ class TrainingOptions(Spec):
         _check_positive("batch_size", self.batch_size, 65_536)
         _check_positive("max_steps", self.max_steps, 100_000_000)
         if isinstance(self.lr, float) and not 0 < self.lr <= 1:
-            raise ValueError(f"lr must lie in (0, 1], got {self.lr}")
+            raise FieldError(f"lr must lie in (0, 1], got {self.lr}", "lr")
         if isinstance(self.lr, float) and self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+            raise FieldError(f"min_lr {self.min_lr} is above lr {self.lr}", "min_lr")
         if self.epochs is not None and isinstance(self.max_steps, int):
-            raise ValueError("give max_steps or epochs, not both")
+            raise FieldError("give max_steps or epochs, not both", "max_steps")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+            raise FieldError(f"betas must lie in [0, 1), got {self.betas}", "betas")
         return self
 
 
 def _check_positive(name: str, value: float | str | None, limit: int) -> None:
     if isinstance(value, int | float) and not 1 <= value <= limit:
-        raise ValueError(f"{name} must lie in [1, {limit}], got {value}")
+        raise FieldError(f"{name} must lie in [1, {limit}], got {value}", name)
 
 
 class TrainSpec(TrainingOptions):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contracts.base import Contract
 from shared.contracts.manifest import Manifest, Sha256
-from shared.contracts.specs import Id, ModelName
+from shared.contracts.specs import PRINTABLE_PATTERN, Id, ModelName
 
 Item = TypeVar("Item")
 
@@ -97,7 +97,7 @@ class ArtifactView(Contract):
 class UploadCreate(Contract):
     """Announces an upload."""
 
-    filename: str = Field(min_length=1, max_length=255)
+    filename: str = Field(min_length=1, max_length=255, pattern=PRINTABLE_PATTERN)
     """A label; never used as a path."""
     bytes: int | None = Field(None, ge=0)
     """Size, if known: the content must match."""
@@ -154,7 +154,7 @@ class PublishRequest(Contract):
 class PinRequest(Contract):
     """Serve this version whatever is published later; null lifts the pin."""
 
-    version: int | None = Field(ge=1)
+    version: int | None = Field(ge=1, lt=2**31)
 
 
 class WorkerView(Contract):
