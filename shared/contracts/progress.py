@@ -89,6 +89,13 @@ class FailedLine(Contract):
     hint: str | None = None
 
 
+class LogLine(Contract):
+    """A line of the process's output; the supervisor reads it from there, not from this file."""
+
+    type: Literal["log"] = "log"
+    line: str
+
+
 ProgressMessage = Annotated[
     PhaseLine
     | ProgressLine

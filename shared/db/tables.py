@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Boolean,
     DateTime,
     Dialect,
+    Enum,
     Float,
     ForeignKey,
     Index,
@@ -23,7 +25,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.contracts.names import Desired, JobKind, JobState, Queue
+from shared.contracts.names import ArtifactType, Desired, JobKind, JobState, Queue
+from shared.contracts.views import EventType
 
 NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -52,6 +55,17 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _text_enum(names: type[StrEnum], length: int) -> Enum:
+    """A text column that yields members; unknown to the schema, so that a name can be added."""
+    return Enum(
+        names,
+        native_enum=False,
+        create_constraint=False,
+        length=length,
+        values_callable=lambda members: [member.value for member in members],
+    )
 
 
 class Base(DeclarativeBase):
@@ -83,18 +97,15 @@ class JobRow(Base):
     """A job: the truth about it, and its own outbox."""
 
     __tablename__ = "jobs"
-    __table_args__ = (
-        Index("ix_jobs_claimable", "queue", "state", "priority", "created_at"),
-        Index("ix_jobs_listing", "created_at", "id"),
-    )
+    __table_args__ = (Index("ix_jobs_claimable", "state", "queue", "priority", "created_at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    kind: Mapped[JobKind] = mapped_column(String(20))
+    kind: Mapped[JobKind] = mapped_column(_text_enum(JobKind, 20))
     name: Mapped[str]
-    queue: Mapped[Queue] = mapped_column(String(30))
+    queue: Mapped[Queue] = mapped_column(_text_enum(Queue, 30))
     priority: Mapped[int] = mapped_column(default=0)
-    state: Mapped[JobState] = mapped_column(String(20))
-    desired: Mapped[Desired] = mapped_column(String(10), default=Desired.RUN)
+    state: Mapped[JobState] = mapped_column(_text_enum(JobState, 20))
+    desired: Mapped[Desired] = mapped_column(_text_enum(Desired, 10), default=Desired.RUN)
 
     spec: Mapped[dict[str, Any]]
     resolved_inputs: Mapped[dict[str, str]]
@@ -105,6 +116,11 @@ class JobRow(Base):
     """Digest of kind, spec, inputs and code version of a data job once its inputs are bound."""
     fresh: Mapped[bool] = mapped_column(Boolean, default=False)
     reused_job_id: Mapped[str | None]
+    """The earlier equal job whose outputs this one took over."""
+    retry_of: Mapped[str | None] = mapped_column(index=True)
+    """The failed or cancelled job that this one tries again."""
+    code_version: Mapped[str] = mapped_column(default="")
+    """Of the process that accepted the job: a part of `reuse_key`."""
     pipeline_id: Mapped[str | None] = mapped_column(ForeignKey("pipelines.id"), index=True)
     pipeline_key: Mapped[str | None]
     pipeline_position: Mapped[int | None]
@@ -146,7 +162,7 @@ class JobParentRow(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     field: Mapped[str] = mapped_column(primary_key=True)
     parent_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
-    output: Mapped[str]
+    output: Mapped[ArtifactType] = mapped_column(_text_enum(ArtifactType, 20))
 
 
 class EventRow(Base):
@@ -156,7 +172,7 @@ class EventRow(Base):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    type: Mapped[str] = mapped_column(String(20))
+    type: Mapped[EventType] = mapped_column(_text_enum(EventType, 20))
     attempt: Mapped[int]
     token: Mapped[int]
     at: Mapped[datetime]
@@ -198,10 +214,10 @@ class ArtifactRow(Base):
     """A dataset, tokenizer, token set or export whose manifest is in the store."""
 
     __tablename__ = "artifacts"
-    __table_args__ = (Index("ix_artifacts_listing", "type", "created_at", "id"),)
+    __table_args__ = (Index("ix_artifacts_listing", "type", "id"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    type: Mapped[str] = mapped_column(String(20))
+    type: Mapped[ArtifactType] = mapped_column(_text_enum(ArtifactType, 20))
     name: Mapped[str]
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     token: Mapped[int]
@@ -227,12 +243,14 @@ class CheckpointRow(Base):
     manifest_sha256: Mapped[str] = mapped_column(String(64))
     tokenizer_sha256: Mapped[str] = mapped_column(String(64))
     stage: Mapped[str] = mapped_column(String(20))
+    best: Mapped[bool]
+    """Whether its validation loss was the run's lowest when it was committed."""
     final: Mapped[bool]
     metrics: Mapped[dict[str, float]]
     bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]
-    """Set when retention has removed its objects."""
+    """Set when retention has given it up; its objects go right after."""
 
 
 class ModelRow(Base):

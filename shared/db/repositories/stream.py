@@ -1,0 +1,75 @@
+"""A job's stream: events, metrics and log lines under one numbering."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from shared.contracts.views import EventType
+from shared.db.inserts import insert_unless_present
+from shared.db.tables import EventRow, LogRow, MetricRow
+
+
+def add_stream(
+    session: Session,
+    *,
+    events: Collection[EventRow],
+    logs: Collection[LogRow],
+    metrics: Collection[MetricRow],
+) -> None:
+    """Append entries whose numbers have been taken.
+
+    A second point of the same series, attempt and step is dropped: a curve has one value a step.
+    """
+    session.add_all([*events, *logs])
+    session.flush()
+    if not metrics:
+        return
+    columns = MetricRow.__table__.columns.keys()
+    values = [{name: getattr(row, name) for name in columns} for row in metrics]
+    insert_unless_present(session, MetricRow, values)
+
+
+def read_events(session: Session, job_id: str, *, after: int, limit: int) -> Sequence[EventRow]:
+    """Up to `limit` events numbered above `after`, in order."""
+    query = (
+        select(EventRow)
+        .where(EventRow.job_id == job_id, EventRow.seq > after)
+        .order_by(EventRow.seq)
+        .limit(limit)
+    )
+    return session.scalars(query).all()
+
+
+def read_metrics(session: Session, job_id: str, *, after: int, limit: int) -> Sequence[MetricRow]:
+    """Up to `limit` metrics numbered above `after`, in order."""
+    query = (
+        select(MetricRow)
+        .where(MetricRow.job_id == job_id, MetricRow.seq > after)
+        .order_by(MetricRow.seq)
+        .limit(limit)
+    )
+    return session.scalars(query).all()
+
+
+def read_logs(session: Session, job_id: str, *, after: int, limit: int) -> Sequence[LogRow]:
+    """Up to `limit` log lines numbered above `after`, in order."""
+    query = (
+        select(LogRow)
+        .where(LogRow.job_id == job_id, LogRow.seq > after)
+        .order_by(LogRow.seq)
+        .limit(limit)
+    )
+    return session.scalars(query).all()
+
+
+def events_of_type(session: Session, job_id: str, event_type: EventType) -> Sequence[EventRow]:
+    """All events of one type, in order."""
+    query = (
+        select(EventRow)
+        .where(EventRow.job_id == job_id, EventRow.type == event_type)
+        .order_by(EventRow.seq)
+    )
+    return session.scalars(query).all()
