@@ -103,6 +103,11 @@ class Settings(BaseSettings):
     """Attention of generation: auto means xformers on CUDA and SDPA on CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the engine computes."""
+    inference_slots: int = Field(8, ge=1, le=1024)
+    """Requests the engine generates for at once; each slot holds a whole context of keys and
+    values, 7.9 MB for the reference preset in float32."""
+    inference_queue: int = Field(256, ge=0, le=100_000)
+    """Requests that may wait for a slot; more are answered 429."""
 
     time_factor: float = Field(1.0, gt=0, le=1)
     """All lease, heartbeat, sweep and retry durations are multiplied by this; tests shrink it."""

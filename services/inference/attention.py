@@ -1,0 +1,227 @@
+"""The attention seam of generation: queries of a packed batch against the slots of the cache.
+
+A batch is packed without padding: the tokens of all rows one after another. A row attends to the
+first `key_length` entries of its slot, its queries being the last of them (bottom-right causal).
+Here are the seam, the choice of a backend, and the backend on torch's SDPA; xformers lives in
+`xformers_attention`, which is imported on CUDA only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shared.base.errors import StartupError
+
+MAX_SPAN_PER_ROW = 2
+"""A slot that lies idle between busy ones is computed in vain; above this many slots for each
+busy one the rows are computed one by one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowLayout:
+    """Where one row's queries and keys are."""
+
+    slot: int
+    query_length: int
+    key_length: int
+    """Cached tokens after this step, the new ones included."""
+
+
+class StepAttention(Protocol):
+    """Attention prepared for one batch, the same for every layer."""
+
+    def __call__(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Mix for q (N, H, K) from one layer's keys and values (slots * context, H, K)."""
+
+
+class AttentionBackend(Protocol):
+    """A way to compute attention."""
+
+    name: str
+
+    def prepare(
+        self, rows: Sequence[RowLayout], *, context_length: int, device: torch.device
+    ) -> StepAttention:
+        """Build masks once for a batch; `rows` in the order of the packed tokens."""
+
+
+class SdpaBackend:
+    """torch's scaled_dot_product_attention, without copying the cache."""
+
+    name = "sdpa"
+
+    def prepare(
+        self, rows: Sequence[RowLayout], *, context_length: int, device: torch.device
+    ) -> StepAttention:
+        """See AttentionBackend."""
+        groups: list[_Decode | _Chunk] = []
+        start = 0
+        for is_single, members in groupby(rows, key=lambda row: row.query_length == 1):
+            some = list(members)
+            if is_single:
+                groups += _decode_groups(some, start, context_length, device)
+            else:
+                groups += _chunks(some, start, context_length, device)
+            start += sum(row.query_length for row in some)
+        return _SdpaStep(groups)
+
+
+@dataclass(frozen=True, slots=True)
+class _SdpaStep:
+    groups: list[_Decode | _Chunk]
+
+    def __call__(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        parts = [group.attend(q, keys, values) for group in self.groups]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decode:
+    """Rows of one query each, in slots that lie close together: one call over a view of them."""
+
+    start: int
+    first_slot: int
+    num_slots: int
+    context_length: int
+    key_length: int
+    rows: Tensor | None
+    """Slot of each row relative to the first one; None if they are 0, 1, 2, ..."""
+    mask: Tensor | None
+    """(num_slots, 1, 1, key_length); None if every key may be seen."""
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        q = q[self.start : self.start + self._num_rows]
+        if self.rows is not None:
+            q = q.new_zeros(self.num_slots, *q.shape[1:]).index_copy_(0, self.rows, q)
+        out = F.scaled_dot_product_attention(
+            q[:, :, None], self._view(keys), self._view(values), attn_mask=self.mask
+        )[:, :, 0]
+        return out if self.rows is None else out[self.rows]
+
+    @property
+    def _num_rows(self) -> int:
+        return self.num_slots if self.rows is None else len(self.rows)
+
+    def _view(self, cache: Tensor) -> Tensor:
+        """(slots * context, H, K) -> (num_slots, H, key_length, K), nothing copied."""
+        slots = cache.view(-1, self.context_length, *cache.shape[1:])
+        part = slots[self.first_slot : self.first_slot + self.num_slots, : self.key_length]
+        return part.transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chunk:
+    """Several tokens of one prompt."""
+
+    start: int
+    count: int
+    first_key: int
+    key_length: int
+    mask: Tensor | None
+    """(count, key_length); None for a prompt's first chunk, which is plainly causal."""
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        own = slice(self.first_key, self.first_key + self.key_length)
+        query, key, value = (
+            part.transpose(0, 1)[None]
+            for part in (q[self.start : self.start + self.count], keys[own], values[own])
+        )
+        out = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=self.mask, is_causal=self.mask is None
+        )
+        return out[0].transpose(0, 1)
+
+
+def _decode_groups(
+    rows: list[RowLayout], start: int, context_length: int, device: torch.device
+) -> list[_Decode | _Chunk]:
+    slots = [row.slot for row in rows]
+    first, span = min(slots), max(slots) - min(slots) + 1
+    if span > MAX_SPAN_PER_ROW * len(rows):
+        groups = [
+            _decode([row], start + n, row.slot, 1, context_length, device)
+            for n, row in enumerate(rows)
+        ]
+    else:
+        groups = [_decode(rows, start, first, span, context_length, device)]
+    return list(groups)
+
+
+def _decode(
+    rows: list[RowLayout],
+    start: int,
+    first_slot: int,
+    num_slots: int,
+    context_length: int,
+    device: torch.device,
+) -> _Decode:
+    relative = [row.slot - first_slot for row in rows]
+    key_length = max(row.key_length for row in rows)
+    lengths = [1] * num_slots  # an idle slot looks at one entry: an empty row would be NaN
+    for position, row in zip(relative, rows, strict=True):
+        lengths[position] = row.key_length
+    mask = None
+    if min(lengths) < key_length:
+        limits = torch.tensor(lengths, device=device)[:, None, None, None]
+        mask = torch.arange(key_length, device=device) < limits
+    in_order = relative == list(range(num_slots))
+    return _Decode(
+        start=start,
+        first_slot=first_slot,
+        num_slots=num_slots,
+        context_length=context_length,
+        key_length=key_length,
+        rows=None if in_order else torch.tensor(relative, device=device),
+        mask=mask,
+    )
+
+
+def _chunks(
+    rows: list[RowLayout], start: int, context_length: int, device: torch.device
+) -> list[_Decode | _Chunk]:
+    chunks: list[_Decode | _Chunk] = []
+    for row in rows:
+        mask = None
+        if row.query_length < row.key_length:
+            shape = (row.query_length, row.key_length)
+            ones = torch.ones(shape, dtype=torch.bool, device=device)
+            mask = ones.tril(row.key_length - row.query_length)
+        chunks.append(
+            _Chunk(
+                start=start,
+                count=row.query_length,
+                first_key=row.slot * context_length,
+                key_length=row.key_length,
+                mask=mask,
+            )
+        )
+        start += row.query_length
+    return chunks
+
+
+def choose_attention(
+    requested: Literal["auto", "xformers", "sdpa"],
+    device: torch.device,
+    open_xformers: Callable[[torch.device], AttentionBackend],
+) -> AttentionBackend:
+    """Return the backend to generate with; never another one than was asked for.
+
+    `open_xformers` imports and self-tests xformers and raises StartupError when it does not work.
+    """
+    if device.type != "cuda":
+        if requested == "xformers":
+            raise StartupError(
+                "attention=xformers needs a CUDA device, and this service computes on the CPU; "
+                "set RYANGPT_ATTENTION=auto or sdpa."
+            )
+        return SdpaBackend()
+    if requested == "sdpa":
+        return SdpaBackend()
+    return open_xformers(device)

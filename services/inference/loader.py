@@ -1,0 +1,139 @@
+"""From a pointer to a model ready to serve: download, verify, build, try. Knows no request.
+
+Nothing is trusted on the way: manifest and files have their digests, configuration and tokenizer
+must agree with the manifest, weights must be finite, and so must the logits of a short prompt.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+
+from services.inference.kv_cache import KVShape
+from services.inference.loaded_model import BatchRow, LoadedModel
+from services.inference.network import Network
+from services.inference.runtime import Runtime
+from shared.base.errors import IntegrityError
+from shared.base.files import sha256_of
+from shared.base.ids import IdPrefix, is_id
+from shared.contracts.manifest import MANIFEST_NAME, MODEL_WEIGHTS, CheckpointMeta, Manifest
+from shared.contracts.names import FileRole
+from shared.contracts.serving import ModelPointer
+from shared.model.weights import load_config, load_state
+from shared.storage.base import ObjectStore
+from shared.storage.folders import fetch_folder, read_manifest
+from shared.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+ROLES = (FileRole.MODEL, FileRole.TOKENIZER)
+CANARY_TEXT = "The capital of France is"
+
+
+class ModelLoader:
+    """Brings checkpoints to `folder/<checkpoint id>/` and into memory."""
+
+    def __init__(self, store: ObjectStore, folder: Path, runtime: Runtime) -> None:
+        self._store = store
+        self._folder = folder
+        self._runtime = runtime
+
+    def load(self, pointer: ModelPointer) -> LoadedModel:
+        """Return the version that `pointer` names, tried out.
+
+        Raises UnavailableError or NotFoundError when the store does not give it, IntegrityError or
+        InvalidInputError when what it gives cannot be served.
+        """
+        manifest, meta = self._read_manifest(pointer)
+        folder = self._fetch(pointer, manifest)
+        tokenizer = Tokenizer.load(folder)
+        _check_agreement(folder, meta, tokenizer, pointer)
+        runtime = self._runtime
+        network = Network(
+            meta.model,
+            load_state(folder / MODEL_WEIGHTS),
+            device=runtime.device,
+            dtype=runtime.dtype,
+        )
+        model = LoadedModel(
+            pointer=pointer,
+            tokenizer=tokenizer,
+            network=network,
+            cache=runtime.caches.cache_for(meta.model),
+            attention=runtime.attention,
+            device=runtime.device,
+        )
+        self._try_out(model)
+        return model
+
+    def prune(self, keep: Collection[str]) -> None:
+        """Delete local checkpoints except those with an id in `keep`."""
+        if not self._folder.is_dir():
+            return
+        for path in self._folder.iterdir():
+            if is_id(path.name, IdPrefix.CHECKPOINT) and path.name not in keep:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _read_manifest(self, pointer: ModelPointer) -> tuple[Manifest, CheckpointMeta]:
+        manifest = read_manifest(self._store, pointer.manifest_key, sha256=pointer.manifest_sha256)
+        meta = manifest.meta
+        if not isinstance(meta, CheckpointMeta) or manifest.id != pointer.checkpoint_id:
+            raise IntegrityError(
+                f"{pointer.manifest_key} is not the manifest of {pointer.checkpoint_id}."
+            )
+        return manifest, meta
+
+    def _fetch(self, pointer: ModelPointer, manifest: Manifest) -> Path:
+        """Return the local folder, downloaded unless a whole copy is there."""
+        if not is_id(pointer.checkpoint_id, IdPrefix.CHECKPOINT):
+            raise IntegrityError(f"{pointer.checkpoint_id!r} is not the id of a checkpoint.")
+        target = self._folder / pointer.checkpoint_id
+        if target.is_dir():
+            if _is_whole(target, manifest):
+                return target
+            logger.warning("%s has changed on disk; it is downloaded again", target)
+            shutil.rmtree(target)
+        prefix = pointer.manifest_key.removesuffix(MANIFEST_NAME)
+        fetch_folder(self._store, prefix, manifest, target, roles=ROLES)
+        return target
+
+    def _try_out(self, model: LoadedModel) -> None:
+        """Prompt and one more token, in a cache of its own: also warms kernels up."""
+        ids = model.tokenizer.encode(CANARY_TEXT)[: model.context_length - 1]
+        shape = KVShape.of(model.network.config)
+        cache = self._runtime.caches.one_off(shape, num_slots=1)
+        prompt = BatchRow(ids=ids, start=0, slot=0, samples=True)
+        logits = model.compute([prompt], cache)
+        likeliest = int(logits.argmax(-1).item())
+        following = BatchRow(ids=[likeliest], start=len(ids), slot=0, samples=True)
+        for found in (logits, model.compute([following], cache)):
+            if not torch.isfinite(found).all():
+                raise IntegrityError(
+                    f"{model.name}:{model.version} computes NaN or infinity for a test prompt."
+                )
+
+
+def _is_whole(folder: Path, manifest: Manifest) -> bool:
+    return all(
+        (folder / entry.path).is_file() and sha256_of(folder / entry.path) == entry.sha256
+        for entry in manifest.with_roles(*ROLES)
+    )
+
+
+def _check_agreement(
+    folder: Path, meta: CheckpointMeta, tokenizer: Tokenizer, pointer: ModelPointer
+) -> None:
+    if load_config(folder) != meta.model:
+        raise IntegrityError("The checkpoint's model_config.json differs from its manifest.")
+    if tokenizer.sha256 != meta.tokenizer_sha256:
+        raise IntegrityError("The checkpoint holds another tokenizer than it was trained with.")
+    if tokenizer.vocab_size != meta.model.vocab_size:
+        raise IntegrityError(
+            f"The tokenizer has {tokenizer.vocab_size} entries, the model {meta.model.vocab_size}."
+        )
+    if meta.stage != pointer.stage:
+        raise IntegrityError(f"The pointer says {pointer.stage}, the manifest {meta.stage}.")

@@ -1,0 +1,148 @@
+"""Decides which tokens of which requests go through the network next. Knows no torch, no HTTP.
+
+Continuous batching: a request joins and leaves at any step. Each step has a token budget. Running
+requests that generate come first, one token each, so that nobody's stream stalls behind another's
+long prompt; what is left of the budget goes to prompts, in chunks, oldest first. A request keeps
+its slot of the key/value cache from its first chunk to its end: a slot holds a whole context, so
+nothing is ever preempted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from services.inference.sequence import Sequence
+from shared.base.errors import InvalidInputError, UnavailableError
+
+
+class QueueFullError(UnavailableError):
+    """As many requests wait as may."""
+
+    status_code = 429
+    code = "queue_full"
+
+
+class NeverFitsError(InvalidInputError):
+    """A request that no slot could ever hold."""
+
+    code = "context_length_exceeded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Tokens `start` to `start + count` of one sequence, to be computed in the next step."""
+
+    sequence: Sequence
+    slot: int
+    start: int
+    count: int
+    samples: bool
+    """Whether the last known token is among them, so that the next one can be drawn."""
+
+    @property
+    def end(self) -> int:
+        """Tokens of the sequence that are cached after the step."""
+        return self.start + self.count
+
+
+class Scheduler:
+    """Waiting queue, slots and token budget. Not thread-safe: its engine holds a lock."""
+
+    def __init__(self, *, num_slots: int, token_budget: int, max_waiting: int) -> None:
+        """Needs `token_budget > num_slots`: prompts must progress beside full slots."""
+        if not 0 < num_slots < token_budget:
+            raise ValueError(f"token_budget {token_budget} must exceed num_slots {num_slots} > 0")
+        self.num_slots = num_slots
+        self.token_budget = token_budget
+        self.max_waiting = max_waiting
+        self._free_slots = list(range(num_slots))
+        heapify(self._free_slots)
+        self._waiting: deque[Sequence] = deque()
+        self._running: dict[int, Sequence] = {}
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold a slot."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that hold none yet."""
+        return len(self._waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence.
+
+        Raises QueueFullError when nobody may wait any more, NeverFitsError when prompt and answer
+        together are longer than a slot.
+        """
+        needed = len(sequence.prompt) + sequence.sampling.max_tokens
+        if needed > sequence.capacity:
+            raise NeverFitsError(
+                f"Prompt and answer need {needed} tokens; there is room for {sequence.capacity}."
+            )
+        if self.num_waiting >= self.max_waiting + len(self._free_slots):
+            raise QueueFullError(
+                f"{self.num_waiting} requests are waiting already; try again shortly.",
+                retry_after=1,
+            )
+        self._waiting.append(sequence)
+
+    def plan(self) -> list[Row]:
+        """Choose the next step's rows: generating sequences, then prompts in order of arrival."""
+        rows = [_row(seq, 1) for seq in self._running.values() if _remaining(seq) == 1]
+        budget = self.token_budget - len(rows)
+        for sequence in self._prompts():
+            if budget == 0:
+                break
+            count = min(budget, _remaining(sequence))
+            rows.append(_row(sequence, count))
+            budget -= count
+        return rows
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, wherever it is, and free its slot; unknown ones are no error."""
+        if self._running.pop(sequence.number, None) is not None:
+            heappush(self._free_slots, _slot(sequence))
+            sequence.slot = None
+        elif sequence in self._waiting:
+            self._waiting.remove(sequence)
+
+    def sequences(self) -> list[Sequence]:
+        """Every sequence, running ones first."""
+        return [*self._running.values(), *self._waiting]
+
+    def _prompts(self) -> Iterator[Sequence]:
+        """Unfinished prompts: those that run, then those that wait, each given its slot."""
+        yield from [seq for seq in self._running.values() if _remaining(seq) > 1]
+        while self._waiting and self._free_slots:
+            sequence = self._waiting.popleft()
+            # The lowest slot, so that the slots in use stay together at the cache's beginning.
+            sequence.slot = heappop(self._free_slots)
+            self._running[sequence.number] = sequence
+            yield sequence
+
+
+def _remaining(sequence: Sequence) -> int:
+    """Known tokens that are not cached yet: one while generating."""
+    return len(sequence.tokens) - sequence.num_cached
+
+
+def _slot(sequence: Sequence) -> int:
+    if sequence.slot is None:
+        raise RuntimeError(f"sequence {sequence.number} runs without a slot")
+    return sequence.slot
+
+
+def _row(sequence: Sequence, count: int) -> Row:
+    start = sequence.num_cached
+    return Row(
+        sequence=sequence,
+        slot=_slot(sequence),
+        start=start,
+        count=count,
+        samples=start + count == len(sequence.tokens),
+    )

@@ -1,0 +1,131 @@
+"""Attention by xformers' memory-efficient kernels on CUDA. Imported on a CUDA device only.
+
+Every operator is named: xformers' own dispatch may find none, or change its mind between releases.
+Batches with prompts run FlashAttention-2, the only operator of the PyPI wheels that takes gappy
+keys with differing query lengths; pure generation runs Triton's split-K kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from services.inference.attention import RowLayout, SdpaBackend, StepAttention
+from shared.base.errors import StartupError
+
+HINT = "Install the `cuda` extra, or set RYANGPT_ATTENTION=sdpa to do without xformers."
+TOLERANCE = 2e-2
+"""Largest difference to SDPA that bfloat16 explains, for values of unit variance."""
+SPLIT_OF_LENGTH = ((256, 1), (2048, 4))
+"""Longest key length and split of the kernel; beyond them 16. More splits keep more of the card
+busy when few rows are long, and cost a second kernel."""
+
+
+class XformersBackend:
+    """`memory_efficient_attention_forward` over the slots of the cache."""
+
+    name = "xformers"
+
+    def __init__(self, ops: ModuleType) -> None:
+        """`ops` is `xformers.ops`."""
+        self._ops = ops
+        fmha = ops.fmha
+        self._bias: Any = fmha.attn_bias.BlockDiagonalCausalWithOffsetGappyKeysMask
+        self._prefill_op: Any = fmha.flash.FwOp
+        self._decode_ops: dict[int, Any] = fmha.triton_splitk.FwOp_Map
+
+    def prepare(
+        self, rows: Sequence[RowLayout], *, context_length: int, device: torch.device
+    ) -> StepAttention:
+        """See AttentionBackend."""
+        starts = [row.slot * context_length for row in rows]
+        end = max(starts) + context_length
+        bias = self._bias.from_seqlens(
+            q_seqlen=[row.query_length for row in rows],
+            kv_seqstarts=[*starts, end],
+            kv_seqlen=[row.key_length for row in rows],
+            device=device,
+        )
+        op = self._operator(rows)
+
+        def attend(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            out: Tensor = self._ops.memory_efficient_attention_forward(
+                q[None], keys[None, :end], values[None, :end], bias, op=op
+            )
+            return out[0]
+
+        return attend
+
+    def _operator(self, rows: Sequence[RowLayout]) -> Any:
+        if any(row.query_length > 1 for row in rows):
+            return self._prefill_op
+        longest = max(row.key_length for row in rows)
+        split = next((split for length, split in SPLIT_OF_LENGTH if longest <= length), 16)
+        return self._decode_ops[split]
+
+
+def open_xformers(device: torch.device) -> XformersBackend:
+    """Import xformers, try its operators against SDPA, and return the backend.
+
+    Raises StartupError with what is wrong. There is no fallback: a service that silently ran
+    something slower would be found out only by its users.
+    """
+    preload_cuda_runtime()
+    try:
+        backend = XformersBackend(importlib.import_module("xformers.ops"))
+    except (ImportError, AttributeError, OSError) as error:
+        raise StartupError(f"xformers cannot be used: {error}. {HINT}") from error
+    self_test(backend, device)
+    return backend
+
+
+def preload_cuda_runtime() -> None:
+    """Load libcudart.so.12 for xformers' extension, where its wheel is installed.
+
+    The PyPI wheel of xformers is built for CUDA 12 and torch ships CUDA 13's runtime; without the
+    library every CUDA operator is refused with "wasn't build with CUDA support".
+    """
+    spec = importlib.util.find_spec("nvidia")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    for folder in folders:
+        library = Path(folder) / "cuda_runtime" / "lib" / "libcudart.so.12"
+        if library.exists():
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+            return
+
+
+def self_test(backend: XformersBackend, device: torch.device) -> None:
+    """Compare a generating batch and a mixed one with SDPA. Raises StartupError."""
+    context_length, heads, head_dim = 320, 2, 64
+    generator = torch.Generator(device="cpu").manual_seed(0)
+
+    def random(rows: int) -> Tensor:
+        values = torch.randn(rows, heads, head_dim, generator=generator)
+        return values.to(device, torch.bfloat16)
+
+    keys, values = random(4 * context_length), random(4 * context_length)
+    decode = [RowLayout(slot=slot, query_length=1, key_length=7 + 90 * slot) for slot in (3, 0, 2)]
+    mixed = [*decode, RowLayout(slot=1, query_length=33, key_length=50)]
+    for rows in (decode, mixed):
+        q = random(sum(row.query_length for row in rows))
+        try:
+            found, expected = (
+                one.prepare(rows, context_length=context_length, device=device)(q, keys, values)
+                for one in (backend, SdpaBackend())
+            )
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise StartupError(f"xformers refused its self-test: {error}. {HINT}") from error
+        difference = (found.float() - expected.float()).abs().max().item()
+        if not difference <= TOLERANCE:
+            raise StartupError(
+                f"xformers' self-test differs from SDPA by {difference:.3g} "
+                f"(at most {TOLERANCE} is rounding). {HINT}"
+            )
