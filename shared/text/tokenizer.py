@@ -53,6 +53,8 @@ class Tokenizer:
         """
         self._backend = _parse(json_text)
         self._backend.encode_special_tokens = True
+        self._backend.no_truncation()
+        self._backend.no_padding()
         self.json_text = json_text
         self.sha256 = hashlib.sha256(json_text.encode()).hexdigest()
         self.vocab_size: int = self._backend.get_vocab_size(with_added_tokens=True)
