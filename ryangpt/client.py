@@ -194,11 +194,9 @@ class Client(Generation):
                     return
                 yield EventView.model_validate_json(message.data)
 
-    def past_events(self, job_id: str, *, after: int = 0) -> list[EventView]:
-        """The events there are past number `after`, oldest first, up to one page."""
-        params = {"after": after, "limit": PAGE_SIZE}
-        answer = self.http.json("GET", f"/v1/jobs/{job_id}/events", params=params)
-        return [EventView.model_validate(item) for item in answer["data"]]
+    def past_events(self, job_id: str, *, after: int = 0) -> Iterator[EventView]:
+        """The events there are past number `after`, oldest first."""
+        return self._pages(f"/v1/jobs/{job_id}/events", EventView, after=after)
 
     def metrics(self, job_id: str, *, max_points: int = 2000) -> MetricsView:
         """The curves of a job."""
@@ -211,6 +209,10 @@ class Client(Generation):
         """Lines that the job's process wrote, oldest first."""
         params = {"after": after, "limit": limit}
         return self.http.request("GET", f"/v1/jobs/{job_id}/logs", params=params).text
+
+    def log_lines(self, job_id: str) -> Iterator[str]:
+        """All lines that the job's process wrote, oldest first."""
+        yield from self.logs(job_id).splitlines()
 
     def report(self, job_id: str) -> str:
         """The finished run's report, in Markdown."""
@@ -230,9 +232,9 @@ class Client(Generation):
         """Datasets and token sets, newest first."""
         return self._pages("/v1/datasets", ArtifactView)
 
-    def dataset(self, dataset_id: str) -> ArtifactView:
-        """One dataset or token set."""
-        return ArtifactView.model_validate(self.http.json("GET", f"/v1/datasets/{dataset_id}"))
+    def artifact(self, resource: str, artifact_id: str) -> ArtifactView:
+        """One artifact; `resource` is `datasets`, `tokenizers` or `exports`."""
+        return ArtifactView.model_validate(self.http.json("GET", f"/v1/{resource}/{artifact_id}"))
 
     def preview(self, dataset_id: str, *, rows: int = 5) -> PreviewView:
         """The first rows of a dataset."""
