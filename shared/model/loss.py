@@ -63,5 +63,20 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     """
     flat = hidden.reshape(-1, hidden.shape[-1])
     chunk = CHUNK_TOKENS.get(hidden.device.type, CHUNK_TOKENS["cuda"])
-    loss: Tensor = _LinearCrossEntropy.apply(flat, weight, targets.reshape(-1), chunk)
+    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        flat, weight, targets.reshape(-1), chunk
+    )
     return loss
+
+
+@torch.no_grad()
+def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Loss in nats of each target (...), float32; zero where it is IGNORED. No gradient."""
+    flat, wanted = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    matrix = weight.to(hidden.dtype)
+    chunk = CHUNK_TOKENS.get(hidden.device.type, CHUNK_TOKENS["cuda"])
+    losses = [
+        F.cross_entropy((part @ matrix.T).float(), goal, ignore_index=IGNORED, reduction="none")
+        for part, goal in zip(torch.split(flat, chunk), torch.split(wanted, chunk), strict=True)
+    ]
+    return torch.cat(losses).view(targets.shape)

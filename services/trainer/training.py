@@ -1,0 +1,255 @@
+"""Puts a training run together from its run file: material, optimizer, position, hooks, loop.
+
+Knows no queue, database or store; lines and folders leave through what it is handed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from services.trainer import checkpoint as checkpoints
+from services.trainer.data import DataOrder
+from services.trainer.device import (
+    BatchLoss,
+    choose_device,
+    choose_dtype,
+    compiled_loss,
+    device_name,
+    eager_loss,
+    out_of_memory,
+    wants_compile,
+)
+from services.trainer.evaluate import Evaluator, greedy_samples
+from services.trainer.loop import Hooks, Outcome, Position, Trainer
+from services.trainer.material import Material, finetuning, pretraining
+from services.trainer.optim import make_optimizer
+from services.trainer.plan import Plan, make_plan
+from shared.contracts.manifest import CheckpointMeta
+from shared.contracts.progress import (
+    CheckpointLine,
+    NoticeLine,
+    PhaseLine,
+    ProgressMessage,
+    SampleLine,
+)
+from shared.contracts.run_file import RunFile
+from shared.contracts.specs import FinetuneSpec, TrainSpec
+
+logger = logging.getLogger(__name__)
+
+
+class Interruption(Protocol):
+    """Whether somebody wants the run to end early."""
+
+    def cancelled(self) -> bool:
+        """Drop the step."""
+
+    def stopping(self) -> bool:
+        """Finish the step, write a checkpoint; also true when cancelled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """The run's only ways out of its process."""
+
+    report: Callable[[ProgressMessage], None]
+    publish: Callable[[Path, Path], None]
+    interruption: Interruption
+
+    def notify(self, message: str) -> None:
+        """Tell a person."""
+        self.report(NoticeLine(message=message))
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """One run, put together."""
+
+    run: RunFile
+    spec: TrainSpec | FinetuneSpec
+    outside: Outside
+    material: Material
+    optimizer: torch.optim.Optimizer
+    plan: Plan
+    device: torch.device
+    dtype: torch.dtype
+    compiled: bool = False
+
+    def state(self, position: Position) -> checkpoints.TrainerState:
+        """What `state.json` says at `position`."""
+        return checkpoints.make_state(
+            position,
+            stage=self.material.stage,
+            tokenizer=self.material.tokenizer,
+            tokens_id=self.run.inputs["tokens"].id,
+            spec=self.spec.model_dump(mode="json"),
+            code_version=self.run.code_version,
+            environment=checkpoints.environment_of(
+                device=device_name(self.device), dtype=self.dtype, compiled=self.compiled
+            ),
+        )
+
+    def save(self, position: Position, best: bool, final: bool) -> None:
+        """Write a checkpoint folder into the spool and announce it."""
+        suffix = "-final" if final else ""
+        folder = self.run.spool / f"step-{position.step}{suffix}"
+        state = self.state(position)
+        checkpoints.write_checkpoint(
+            folder,
+            model=self.material.model,
+            optimizer=self.optimizer,
+            state=state,
+            tokenizer=self.material.tokenizer,
+            publish=self.outside.publish,
+        )
+        meta = CheckpointMeta(
+            step=position.step,
+            stage=self.material.stage,
+            model=self.material.model.config,
+            tokenizer_sha256=state.tokenizer_sha256,
+            metrics=position.metrics,
+            final=final,
+        )
+        self.outside.report(CheckpointLine(path=str(folder), best=best, meta=meta))
+
+
+def train(run: RunFile, spec: TrainSpec | FinetuneSpec, outside: Outside) -> Outcome:
+    """Train as `spec` says until the end or until interrupted.
+
+    Raises JobFailedError for whatever the user can mend: data, spec, divergence, GPU memory.
+    """
+    outside.report(PhaseLine(phase="loading"))
+    session = _open_session(run, spec, outside)
+    try:
+        position = _start_position(session)
+        loss = _choose_loss(session)
+        _report_differences(session, position)
+        return _trainer(session, position, loss).run()
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(session.plan.batch_size, session.plan.accumulation) from error
+
+
+def _open_session(run: RunFile, spec: TrainSpec | FinetuneSpec, outside: Outside) -> Session:
+    device = choose_device(spec.device)
+    dtype = choose_dtype(spec.dtype, device)
+    if isinstance(spec, TrainSpec):
+        material = pretraining(run, spec, device)
+    else:
+        material = finetuning(run, spec, device, outside.notify)
+    model = material.model.to(device)
+    model.compute_dtype = dtype
+    optimizer = make_optimizer(
+        model, betas=spec.betas, eps=spec.adam_eps, weight_decay=spec.weight_decay
+    )
+    plan = make_plan(spec, model.config, material.data.num_sequences)
+    logger.info(
+        "%s: %d parameters on %s in %s, %d steps of %d x %d sequences, peak lr %.3g",
+        material.stage, model.config.num_parameters, device_name(device), dtype,
+        plan.total_steps, plan.accumulation, plan.batch_size, plan.schedule.peak,
+    )  # fmt: skip
+    return Session(
+        run=run,
+        spec=spec,
+        outside=outside,
+        material=material,
+        optimizer=optimizer,
+        plan=plan,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _start_position(session: Session) -> Position:
+    """Step 0, or where the checkpoint to resume stopped, with its weights and thread count."""
+    folder = session.run.resume
+    if folder is None:
+        torch.set_num_threads(session.run.num_threads)
+        return Position()
+    state = checkpoints.read_state(folder)
+    # One thread and two differ in the last bits of a sum.
+    torch.set_num_threads(state.environment.num_threads)
+    checkpoints.restore(folder, session.material.model, session.optimizer)
+    return state.position()
+
+
+def _choose_loss(session: Session) -> BatchLoss:
+    model = session.material.model
+    if not wants_compile(session.spec, session.device):
+        return eager_loss(model)
+    session.outside.report(PhaseLine(phase="compile"))
+    order = DataOrder(seed=session.spec.seed, num_sequences=session.material.data.num_sequences)
+    example = session.material.data.batch(*order.locate(0, session.plan.batch_size))
+    loss, session.compiled = compiled_loss(model, example, session.outside.notify)
+    return loss
+
+
+def _report_differences(session: Session, position: Position) -> None:
+    if session.run.resume is None:
+        return
+    reasons = checkpoints.differences(
+        checkpoints.read_state(session.run.resume), session.state(position)
+    )
+    if reasons:
+        text = f"Resumed at step {position.step}, not bit-identical because {'; '.join(reasons)}."
+    else:
+        text = f"Resumed at step {position.step}, bit-identically."
+    session.outside.notify(text)
+
+
+def _trainer(session: Session, position: Position, loss: BatchLoss) -> Trainer:
+    material, outside = session.material, session.outside
+    hooks = Hooks(
+        report=outside.report,
+        evaluate=_evaluation(session),
+        save=session.save,
+        cancelled=outside.interruption.cancelled,
+        stopping=outside.interruption.stopping,
+    )
+    return Trainer(
+        model=material.model,
+        optimizer=session.optimizer,
+        loss=loss,
+        data=material.data,
+        order=DataOrder(seed=session.spec.seed, num_sequences=material.data.num_sequences),
+        plan=session.plan,
+        position=position,
+        hooks=hooks,
+        device=session.device,
+    )
+
+
+def _evaluation(session: Session) -> Callable[[int], dict[str, float] | None]:
+    """The loop's evaluate hook: metrics, then samples, each a line."""
+    material, spec, outside = session.material, session.spec, session.outside
+    evaluator = Evaluator(
+        material.validation,
+        token_bytes=material.tokenizer.token_bytes(),
+        device=session.device,
+        assistant=material.stage == "finetune",
+    )
+    prompts = [material.encode_prompt(prompt) for prompt in spec.sample_prompts]
+
+    def evaluate(step: int) -> dict[str, float] | None:
+        outside.report(PhaseLine(phase="evaluating"))
+        metrics = evaluator(material.model, interrupted=outside.interruption.stopping)
+        if metrics is None:
+            return None
+        texts = greedy_samples(
+            material.model,
+            prompts,
+            max_tokens=spec.sample_tokens,
+            end_id=material.tokenizer.end_id,
+        )
+        for prompt, ids in zip(spec.sample_prompts, texts, strict=True):
+            text = material.tokenizer.decode(ids)
+            outside.report(SampleLine(step=step, prompt=prompt, text=text))
+        outside.report(PhaseLine(phase="training"))
+        return metrics
+
+    return evaluate
