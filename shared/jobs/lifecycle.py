@@ -7,34 +7,26 @@ on gets LeaseLostError and has changed nothing. What users wish for is in `reque
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from shared.base.errors import JobFailedError
-from shared.contracts.jobs import SPEC_OF_KIND
-from shared.contracts.manifest import Manifest
 from shared.contracts.names import (
-    OUTPUTS_OF_KIND,
     TERMINAL_STATES,
-    ArtifactType,
     Desired,
     FailureCode,
     JobState,
     Queue,
 )
-from shared.contracts.specs import TrainingOptions
-from shared.contracts.views import EventType
-from shared.db.repositories import artifacts, checkpoints, jobs
-from shared.db.repositories.transitions import add_event, move_job
+from shared.db.repositories import checkpoints, jobs
+from shared.db.repositories.transitions import move_job
 from shared.db.session import database_now
-from shared.db.tables import ArtifactRow, JobRow
+from shared.db.tables import JobRow
 from shared.db.values import clean_text
 from shared.jobs.binding import bind_children, cancel_children, error_details
-from shared.jobs.fence import advance, lease_lost, lock_held
-from shared.jobs.publication import result_checkpoint
+from shared.jobs.fence import lease_lost, lock_held
+from shared.jobs.outputs import FinishedOutput, add_outputs
 
 MAX_STALLS = 3
 """Attempts in a row without a new checkpoint after which a job has failed."""
@@ -49,16 +41,6 @@ NO_LEASE: dict[str, Any] = {
     "dispatched_at": None,
     "eta_seconds": None,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedOutput:
-    """An output whose files and manifest are in the store."""
-
-    output: ArtifactType
-    name: str
-    prefix: str
-    manifest: Manifest
 
 
 def claim(session: Session, queue: Queue, *, worker_id: str, lease_seconds: float) -> JobRow | None:
@@ -118,17 +100,7 @@ def succeed(
     """
     held = lock_held(session, job_id, token)
     now = database_now(session)
-    artifacts.add_artifacts(session, [_artifact_row(held, item, now) for item in outputs])
-    ids = {str(item.output): item.manifest.id for item in outputs} | _checkpoint_output(
-        session, held
-    )
-    missing = OUTPUTS_OF_KIND[held.kind] - ids.keys()
-    if missing:
-        raise JobFailedError(
-            f"The job ended without putting out {', '.join(sorted(missing))}.",
-            code=FailureCode.CRASHED,
-        )
-    _add_output_events(session, held, outputs, now)
+    ids = add_outputs(session, held, outputs, now)
     row = _leave(
         session, held, JobState.SUCCEEDED, now, details={"outputs": ids}, values={"outputs": ids}
     )
@@ -279,34 +251,3 @@ def _resume_step(session: Session, row: JobRow) -> int | None:
     checkpoint_id = resume_checkpoint_id(row)
     found = checkpoints.find_checkpoint(session, checkpoint_id) if checkpoint_id else None
     return None if found is None else found.step
-
-
-def _artifact_row(held: JobRow, item: FinishedOutput, now: datetime) -> ArtifactRow:
-    return ArtifactRow(
-        id=item.manifest.id,
-        type=item.output,
-        name=clean_text(item.name, limit=255),
-        job_id=held.id,
-        token=held.token,
-        prefix=item.prefix,
-        manifest=item.manifest.model_dump(mode="json"),
-        bytes=item.manifest.total_bytes,
-        created_at=now,
-    )
-
-
-def _checkpoint_output(session: Session, held: JobRow) -> dict[str, str]:
-    spec = SPEC_OF_KIND[held.kind].model_validate(held.spec)
-    if not isinstance(spec, TrainingOptions):
-        return {}
-    checkpoint_id = result_checkpoint(session, held, spec)
-    return {} if checkpoint_id is None else {str(ArtifactType.CHECKPOINT): checkpoint_id}
-
-
-def _add_output_events(
-    session: Session, held: JobRow, outputs: Sequence[FinishedOutput], now: datetime
-) -> None:
-    for item in outputs:
-        row = advance(session, held.id, held.token, count=1, values={})
-        data = {"output": item.output, "id": item.manifest.id, "name": clean_text(item.name)}
-        add_event(session, row, EventType.OUTPUT, data, now)

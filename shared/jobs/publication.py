@@ -99,6 +99,7 @@ def publish(session: Session, model: str, checkpoint_id: str) -> ModelRow:
 
     Raises NotFoundError for a checkpoint that is not there (any more).
     """
+    checkpoints.share_checkpoint(session, checkpoint_id)
     checkpoint = checkpoints.get_checkpoint(session, checkpoint_id)
     _add_version(session, model, checkpoint, database_now(session))
     return models.get_model(session, model)

@@ -53,6 +53,18 @@ def list_checkpoints(session: Session, job_id: str) -> Sequence[CheckpointRow]:
     return session.scalars(query).all()
 
 
+def lock_checkpoints(session: Session, job_id: str) -> Sequence[CheckpointRow]:
+    """The same in the order of commits, locked: nobody chooses or removes one meanwhile."""
+    query = (
+        select(CheckpointRow)
+        .where(CheckpointRow.job_id == job_id, CheckpointRow.deleted_at.is_(None))
+        .order_by(CheckpointRow.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return session.scalars(query).all()
+
+
 def best_checkpoint(session: Session, job_id: str) -> CheckpointRow | None:
     """The newest checkpoint of a job that was its best when it was committed."""
     query = (

@@ -115,6 +115,16 @@ def count_by_state(session: Session) -> dict[tuple[Queue, JobState], int]:
     return {(queue, state): count for queue, state, count in session.execute(query)}
 
 
+def count_running(session: Session) -> dict[Queue, int]:
+    """How many jobs run, by queue."""
+    query = (
+        select(JobRow.queue, func.count())
+        .where(JobRow.state == JobState.RUNNING)
+        .group_by(JobRow.queue)
+    )
+    return dict(session.execute(query).tuples())
+
+
 def mark_dispatched(session: Session, job_ids: Collection[str], now: datetime) -> None:
     """Remember that a wake-up was sent for these jobs."""
     session.execute(

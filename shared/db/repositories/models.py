@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, case, func, not_, or_, select, update
+from sqlalchemy.orm import Session, aliased
 
 from shared.base.errors import NotFoundError
 from shared.db.inserts import insert_unless_present
@@ -110,6 +110,29 @@ def versions_of_checkpoints(
     return published
 
 
+def served_checkpoints(session: Session) -> set[str]:
+    """Checkpoints that a model serves, has pinned, or served just before: one can go back."""
+    earlier = aliased(ModelVersionRow)
+    previous = (
+        select(func.max(earlier.version))
+        .where(earlier.model == ModelRow.name, earlier.version < ModelRow.served_version)
+        .scalar_subquery()
+    )
+    version = ModelVersionRow.version
+    query = (
+        select(ModelVersionRow.checkpoint_id)
+        .join(ModelRow, ModelRow.name == ModelVersionRow.model)
+        .where(
+            or_(
+                version == ModelRow.served_version,
+                version == ModelRow.pinned_version,
+                version == previous,
+            )
+        )
+    )
+    return set(session.scalars(query))
+
+
 def serve_version(session: Session, row: ModelRow, version: int, now: datetime) -> None:
     """Make `version` the served one; the leader writes the pointer. The row must be locked."""
     row.served_version = version
@@ -134,14 +157,20 @@ def dirty_models(session: Session) -> Sequence[ModelRow]:
 def mark_pointer_written(
     session: Session, name: str, *, served: int | None, pinned: int | None, seq: int
 ) -> None:
-    """Note the pointer's number; it stays dirty when the choice has changed meanwhile."""
+    """Note the pointer's number; it is (or becomes) dirty when the choice has changed meanwhile.
+
+    That also heals what two leaders did that overlapped: the older one leaves it dirty.
+    """
+    unchanged = and_(
+        ModelRow.served_version.is_not_distinct_from(served),
+        ModelRow.pinned_version.is_not_distinct_from(pinned),
+    )
     session.execute(
         update(ModelRow)
-        .where(
-            ModelRow.name == name,
-            ModelRow.served_version.is_not_distinct_from(served),
-            ModelRow.pinned_version.is_not_distinct_from(pinned),
+        .where(ModelRow.name == name)
+        .values(
+            pointer_seq=case((ModelRow.pointer_seq > seq, ModelRow.pointer_seq), else_=seq),
+            pointer_dirty=not_(unchanged),
         )
-        .values(pointer_seq=seq, pointer_dirty=False)
         .execution_options(synchronize_session=False)
     )

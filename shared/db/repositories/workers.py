@@ -75,17 +75,6 @@ def release_leadership(session: Session, name: str, owner: str, token: int) -> N
     )
 
 
-def find_answer(session: Session, key: str) -> IdempotencyRow | None:
-    """The answer once given to this Idempotency-Key, or None."""
-    return session.get(IdempotencyRow, key, populate_existing=True)
-
-
-def add_answer(session: Session, row: IdempotencyRow) -> None:
-    """Keep an answer; a second one under the same key breaks the primary key."""
-    session.add(row)
-    session.flush()
-
-
 def delete_old_answers(session: Session, *, before: datetime) -> None:
     """Forget the answers given before then."""
     session.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < before))
