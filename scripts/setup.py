@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _say(text: str) -> None:
-    print(f"setup: {text}", flush=True)
+    print(f"setup: {text}", flush=True)  # noqa: T201 - this is the terminal
 
 
 def _make_environment() -> None:
@@ -111,7 +111,7 @@ def _output(*command: str) -> str:
 
 
 def _pip(*arguments: str) -> None:
-    command = [str(PYTHON), "-m", "pip", *arguments[:1], "--quiet", *arguments[1:]]
+    command = [str(PYTHON), "-m", "pip", *arguments[:1], "-qq", *arguments[1:]]
     quiet = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
     if subprocess.run(command, env=quiet, stdin=subprocess.DEVNULL, check=False).returncode != 0:
         sys.exit("setup: pip failed; its words are above. Run the same command again to go on.")
