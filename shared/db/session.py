@@ -6,27 +6,37 @@ is unfair (p99 741 ms against 75 ms with the lock, measured with four writers).
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.base.clock import utc_now
-from shared.base.errors import UnavailableError
+from shared.base.errors import StartupError, UnavailableError
 
 SQLITE_BUSY_SECONDS = 20
+CONNECT_SECONDS = 5
+POOL_SECONDS = 10
+PASSING_SQLSTATES = ("08", "40", "53", "57P", "58", "55P03", "25006")
+"""PostgreSQL: connection, rollback, resources, shutdown, system, lock, read-only (failing over)."""
+PASSING_SQLITE_CODES = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
+)
 
 
 class Database:
     """Sessions over one engine: `transaction()` writes and commits, `reading()` never does."""
 
     def __init__(self, url: str) -> None:
+        """Connect lazily; raises StartupError for a URL of another kind of database."""
         self.engine = _make_engine(url)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         is_sqlite = self.engine.dialect.name == "sqlite"
@@ -71,11 +81,34 @@ def database_now(session: Session) -> datetime:
 
 
 def _make_engine(url: str) -> Engine:
-    if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
-    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS})
+    kind = _backend(url)
+    if kind not in {"sqlite", "postgresql"}:
+        raise StartupError(f"The database must be SQLite or PostgreSQL, not {kind}.")
+    if kind == "postgresql":
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=20,
+            pool_timeout=POOL_SECONDS,
+            connect_args={"connect_timeout": CONNECT_SECONDS},
+        )
+    engine = create_engine(
+        url,
+        pool_size=10,
+        max_overflow=20,
+        pool_timeout=POOL_SECONDS,
+        connect_args={"timeout": SQLITE_BUSY_SECONDS},
+    )
     event.listen(engine, "connect", _configure_sqlite)
     return engine
+
+
+def _backend(url: str) -> str:
+    try:
+        return make_url(url).get_backend_name()
+    except ArgumentError as error:
+        raise StartupError("The database URL is not one that SQLAlchemy can read.") from error
 
 
 def _configure_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -90,13 +123,28 @@ def _configure_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) 
 def _translated_errors() -> Iterator[None]:
     try:
         yield
+    except PoolTimeoutError as error:
+        raise UnavailableError("All database connections are busy.", code="database") from error
     except DBAPIError as error:
-        if error.connection_invalidated or _is_connection_trouble(error):
-            raise UnavailableError("The database cannot be reached.", code="database") from error
+        if _may_pass(error):
+            raise UnavailableError(
+                f"The database cannot be used right now: {_first_line(error)}", code="database"
+            ) from error
         raise
 
 
-def _is_connection_trouble(error: DBAPIError) -> bool:
-    phrases = ("connection refused", "could not connect", "connection failed", "database is locked",
-               "server closed", "terminating connection", "the connection is closed")  # fmt: skip
-    return any(phrase in str(error.orig).lower() for phrase in phrases)
+def _may_pass(error: DBAPIError) -> bool:
+    """Whether the same statement can succeed later: no connection, a lock, a deadlock, no space."""
+    if error.connection_invalidated:
+        return True
+    sqlite_code: int | None = getattr(error.orig, "sqlite_errorcode", None)
+    if sqlite_code is not None:
+        return sqlite_code & 0xFF in PASSING_SQLITE_CODES
+    sqlstate: str | None = getattr(error.orig, "sqlstate", None)
+    if sqlstate is not None:
+        return sqlstate.startswith(PASSING_SQLSTATES)
+    return isinstance(error, OperationalError)  # the server was never reached
+
+
+def _first_line(error: DBAPIError) -> str:
+    return (str(error.orig).splitlines() or [type(error.orig).__name__])[0]

@@ -65,6 +65,11 @@ def renew_leadership(
     return renewed is not None
 
 
+def find_leader(session: Session, name: str) -> LeaderRow | None:
+    """Who leads, or led last; None before the first leader."""
+    return session.get(LeaderRow, name, populate_existing=True)
+
+
 def release_leadership(session: Session, name: str, owner: str, token: int) -> None:
     """Let another one lead at once."""
     session.execute(
