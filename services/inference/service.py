@@ -1,0 +1,98 @@
+"""The parts of one inference process, put together and started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence as Items
+from concurrent.futures import ThreadPoolExecutor
+
+from services.inference.detokenizer import Detokenizer
+from services.inference.engine import Engine
+from services.inference.loaded_model import LoadedModel
+from services.inference.loader import ModelLoader
+from services.inference.mailbox import Dispatcher, Generation
+from services.inference.metrics import Metrics
+from services.inference.registry import ModelRegistry
+from services.inference.runtime import Runtime
+from services.inference.scheduler import Scheduler
+from services.inference.sequence import SamplingParams, Sequence
+from services.inference.watcher import ModelWatcher
+from shared.base.hints import HintListener
+from shared.base.settings import Settings
+from shared.contracts.names import HintChannel
+from shared.storage.base import ObjectStore
+
+STEP_TOKENS = 512
+"""Tokens computed in a step at most (more only if there are as many slots): bounds how long a
+prompt can hold up the others' next token."""
+POLL_SECONDS = 1.0
+STALLED_SECONDS = 60.0
+"""An engine whose loop has not come round for so long is taken for dead."""
+
+
+class InferenceService:
+    """Engine, models and the threads that keep them up to date."""
+
+    def __init__(
+        self, settings: Settings, store: ObjectStore, runtime: Runtime, *, use_hints: bool = True
+    ) -> None:
+        self.runtime = runtime
+        self.models = ModelRegistry()
+        self.metrics = Metrics(self.models, runtime.describe())
+        self._dispatcher = Dispatcher()
+        self._num_slots = settings.inference_slots
+        scheduler = Scheduler(
+            num_slots=self._num_slots,
+            token_budget=max(STEP_TOKENS, 2 * self._num_slots),
+            max_waiting=settings.inference_queue,
+        )
+        self.engine = Engine(scheduler, self._dispatcher.deliver, self.metrics)
+        self.watcher = ModelWatcher(
+            store,
+            ModelLoader(store, settings.data_dir.resolve() / "inference", runtime),
+            self.models,
+            interval_seconds=settings.seconds(POLL_SECONDS),
+            on_swap=self.metrics.on_swap,
+        )
+        self.metrics.watch_index_age(lambda: self.watcher.last_read)
+        url = settings.redis_url.get_secret_value()
+        self._hints = (
+            HintListener(url, HintChannel.MODELS, self.watcher.wake) if use_hints else None
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine's loop turns."""
+        beat_age = time.monotonic() - self.engine.last_beat
+        return self.engine.is_running and beat_age < STALLED_SECONDS
+
+    def start(self) -> None:
+        """Start engine, watcher and hints; on the event loop that will answer."""
+        self._dispatcher.attach(asyncio.get_running_loop())
+        self.engine.start()
+        self.watcher.start()
+        if self._hints:
+            self._hints.start()
+
+    async def stop(self) -> None:
+        """Stop all threads; what is still being generated is failed."""
+        stops = [self.engine.stop, self.watcher.stop]
+        if self._hints:
+            stops.append(self._hints.stop)
+        with ThreadPoolExecutor(len(stops)) as pool:
+            loop = asyncio.get_running_loop()
+            await asyncio.gather(*(loop.run_in_executor(pool, stop) for stop in stops))
+
+    def generate(
+        self, model: LoadedModel, prompt: Items[int], sampling: SamplingParams
+    ) -> Generation:
+        """Begin to generate. Raises QueueFullError and what else `Engine.submit` does."""
+        sequence = Sequence(
+            model=model,
+            prompt=tuple(prompt),
+            sampling=sampling,
+            detokenizer=Detokenizer(model.tokenizer.token_contents, sampling.stop),
+            capacity=model.context_length,
+        )
+        return Generation(self.engine, self._dispatcher, sequence)

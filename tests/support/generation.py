@@ -1,0 +1,100 @@
+"""An engine without thread, store and HTTP: models in memory, stepped by hand."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from services.inference.attention import SdpaBackend
+from services.inference.detokenizer import Detokenizer
+from services.inference.engine import Engine, StepStats
+from services.inference.kv_cache import KVCachePool
+from services.inference.loaded_model import LoadedModel
+from services.inference.network import Network
+from services.inference.scheduler import Scheduler
+from services.inference.sequence import Delta, SamplingParams, Sequence
+from shared.contracts.serving import ModelPointer
+from shared.model.transformer import Transformer
+from tests.support.models import small_tokenizer
+
+CPU = torch.device("cpu")
+
+
+class RecordingObserver:
+    """Keeps what the engine tells."""
+
+    def __init__(self) -> None:
+        self.steps: list[StepStats] = []
+        self.finished: list[Sequence] = []
+        self.num_tokens = 0
+
+    def on_step(self, stats: StepStats) -> None:
+        self.steps.append(stats)
+
+    def on_token(self, sequence: Sequence, seconds: float) -> None:
+        assert seconds >= 0
+        self.num_tokens += 1
+
+    def on_finish(self, sequence: Sequence) -> None:
+        self.finished.append(sequence)
+
+
+class EngineBench:
+    """An engine over `num_slots` slots, and everything it has delivered."""
+
+    def __init__(self, *, num_slots: int = 6, token_budget: int = 64) -> None:
+        self.delivered: list[tuple[Sequence, Delta]] = []
+        self.observer = RecordingObserver()
+        self.pool = KVCachePool(num_slots=num_slots, device=CPU, dtype=torch.float32)
+        scheduler = Scheduler(num_slots=num_slots, token_budget=token_budget, max_waiting=99)
+        self.engine = Engine(scheduler, self.delivered.extend, self.observer)
+
+    def load(self, model: Transformer, *, version: int = 1) -> LoadedModel:
+        """Lay a training module out for generation."""
+        pointer = ModelPointer(
+            model="m",
+            version=version,
+            seq=version,
+            checkpoint_id="ckpt",
+            manifest_key="key",
+            manifest_sha256="0" * 64,
+            stage="pretrain",
+            published_at=datetime(2026, 1, 1, tzinfo=UTC),
+        )
+        return LoadedModel(
+            pointer=pointer,
+            tokenizer=small_tokenizer(),
+            network=Network(model.config, model.state_dict(), device=CPU, dtype=torch.float32),
+            cache=self.pool.cache_for(model.config),
+            attention=SdpaBackend(),
+            device=CPU,
+        )
+
+    def add(self, model: LoadedModel, prompt: list[int], **wishes: Any) -> Sequence:
+        """Submit a greedy request for 20 tokens, or what `wishes` says."""
+        params = SamplingParams(**{"max_tokens": 20, "seed": 0, "temperature": 0.0, **wishes})
+        sequence = Sequence(
+            model=model,
+            prompt=tuple(prompt),
+            sampling=params,
+            detokenizer=Detokenizer(model.tokenizer.token_contents, params.stop),
+            capacity=model.context_length,
+        )
+        self.engine.submit(sequence)
+        return sequence
+
+    def finish(self) -> None:
+        """Step until nothing is left."""
+        while self.engine.step():
+            pass
+
+    def text(self, sequence: Sequence) -> str:
+        """The text delivered for a sequence."""
+        return "".join(delta.text for one, delta in self.delivered if one is sequence)
+
+
+def answer_ids(sequence: Sequence) -> list[int]:
+    """What was generated."""
+    return sequence.tokens[len(sequence.prompt) :]

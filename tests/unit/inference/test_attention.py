@@ -1,0 +1,196 @@
+"""Which backend is chosen, what is refused, and that SDPA's layouts equal a plain twin."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from services.inference import xformers_attention
+from services.inference.attention import (
+    AttentionBackend,
+    RowLayout,
+    SdpaBackend,
+    choose_attention,
+)
+from services.inference.xformers_attention import XformersBackend, open_xformers, self_test
+from shared.base.errors import StartupError
+
+CONTEXT, HEADS, HEAD_DIM, SLOTS = 24, 2, 32, 6
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+class Opened:
+    """Stands for an xformers that works."""
+
+    name = "xformers"
+
+
+def opens(_device: torch.device) -> AttentionBackend:
+    return cast(AttentionBackend, Opened())
+
+
+def refuses(_device: torch.device) -> AttentionBackend:
+    raise StartupError("xformers cannot be used")
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "chosen"),
+    [
+        ("auto", CPU, "sdpa"),
+        ("sdpa", CPU, "sdpa"),
+        ("auto", CUDA, "xformers"),
+        ("xformers", CUDA, "xformers"),
+        ("sdpa", CUDA, "sdpa"),
+    ],
+)
+def test_the_backend_that_is_chosen(requested: Any, device: torch.device, chosen: str) -> None:
+    assert choose_attention(requested, device, opens).name == chosen
+
+
+@pytest.mark.parametrize("requested", ["auto", "xformers"])
+def test_a_cuda_device_without_working_xformers_is_refused(requested: Any) -> None:
+    with pytest.raises(StartupError, match="xformers cannot be used"):
+        choose_attention(requested, CUDA, refuses)
+
+
+def test_sdpa_on_request_does_not_even_open_xformers() -> None:
+    assert choose_attention("sdpa", CUDA, refuses).name == "sdpa"
+
+
+def test_xformers_on_a_cpu_is_refused() -> None:
+    with pytest.raises(StartupError, match="attention=xformers needs a CUDA device"):
+        choose_attention("xformers", CPU, opens)
+
+
+def test_a_missing_xformers_says_what_to_do() -> None:
+    with pytest.raises(StartupError, match=r"xformers cannot be used: No module named 'xformers'"):
+        open_xformers(CPU)
+
+
+def twin(rows: list[RowLayout], q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """One query at a time, as the definition reads."""
+    out, position = torch.empty_like(q), 0
+    for row in rows:
+        for number in range(row.query_length):
+            visible = row.key_length - row.query_length + number + 1
+            own = slice(row.slot * CONTEXT, row.slot * CONTEXT + visible)
+            scores = torch.einsum("hk,thk->ht", q[position], keys[own]) / math.sqrt(HEAD_DIM)
+            out[position] = torch.einsum("ht,thk->hk", scores.softmax(-1), values[own])
+            position += 1
+    return out
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> list[RowLayout]:
+    slots = draw(st.lists(st.integers(0, SLOTS - 1), min_size=1, max_size=SLOTS, unique=True))
+    rows = []
+    for slot in slots:
+        key_length = draw(st.integers(1, CONTEXT))
+        single = draw(st.booleans())
+        query_length = 1 if single else draw(st.integers(1, key_length))
+        rows.append(RowLayout(slot=slot, query_length=query_length, key_length=key_length))
+    return rows
+
+
+@settings(max_examples=80, deadline=None)
+@given(layouts())
+def test_sdpa_equals_the_twin_for_any_layout(rows: list[RowLayout]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    keys, values = torch.randn(2, SLOTS * CONTEXT, HEADS, HEAD_DIM, generator=generator)
+    q = torch.randn(sum(row.query_length for row in rows), HEADS, HEAD_DIM, generator=generator)
+    attend = SdpaBackend().prepare(rows, context_length=CONTEXT, device=CPU)
+    assert (attend(q, keys, values) - twin(rows, q, keys, values)).abs().max() < 1e-5
+
+
+class FakeOps:
+    """`xformers.ops` as far as the backend uses it; computes by SDPA, remembers the operators."""
+
+    def __init__(self, error: float = 0.0) -> None:
+        self.used: list[str] = []
+        self._error = error
+        bias = SimpleNamespace(from_seqlens=lambda **layout: layout)
+        self.fmha = SimpleNamespace(
+            attn_bias=SimpleNamespace(BlockDiagonalCausalWithOffsetGappyKeysMask=bias),
+            flash=SimpleNamespace(FwOp="flash"),
+            triton_splitk=SimpleNamespace(FwOp_Map={1: "split-1", 4: "split-4", 16: "split-16"}),
+        )
+
+    def memory_efficient_attention_forward(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: dict[str, Any], *, op: str
+    ) -> Tensor:
+        self.used.append(op)
+        *starts, end = bias["kv_seqstarts"]
+        assert k.shape[1] == v.shape[1] == end
+        context = math.gcd(*starts, end)
+        rows = [
+            RowLayout(slot=start // context, query_length=num_q, key_length=num_k)
+            for start, num_q, num_k in zip(starts, bias["q_seqlen"], bias["kv_seqlen"], strict=True)
+        ]
+        attend = SdpaBackend().prepare(rows, context_length=context, device=CPU)
+        return attend(q[0], k[0], v[0])[None] + self._error
+
+
+def test_each_kind_of_batch_names_its_operator() -> None:
+    ops = FakeOps()
+    backend = XformersBackend(cast(Any, ops))
+    keys, values = torch.randn(2, 2 * 4096, HEADS, HEAD_DIM)
+    for query_length, key_length in ((1, 256), (1, 257), (1, 2048), (1, 2049), (2, 2)):
+        rows = [RowLayout(slot=1, query_length=query_length, key_length=key_length)]
+        q = torch.randn(query_length, HEADS, HEAD_DIM)
+        backend.prepare(rows, context_length=4096, device=CPU)(q, keys, values)
+    assert ops.used == ["split-1", "split-4", "split-4", "split-16", "flash"]
+
+
+def test_the_self_test_runs_both_operators_and_passes_a_right_backend() -> None:
+    ops = FakeOps()
+    self_test(XformersBackend(cast(Any, ops)), CPU)
+    assert ops.used == ["split-4", "flash"]
+
+
+def test_the_self_test_refuses_a_wrong_backend() -> None:
+    with pytest.raises(StartupError, match=r"self-test differs from SDPA by 0\.\d+ .*sdpa"):
+        self_test(XformersBackend(cast(Any, FakeOps(error=0.5))), CPU)
+
+
+def test_the_self_test_refuses_a_backend_that_computes_nan() -> None:
+    with pytest.raises(StartupError, match="differs from SDPA by nan"):
+        self_test(XformersBackend(cast(Any, FakeOps(error=math.nan))), CPU)
+
+
+def test_an_operator_that_raises_is_reported_with_its_reason() -> None:
+    ops = FakeOps()
+
+    def refuse(*_: Any, **__: Any) -> Tensor:
+        raise NotImplementedError("xFormers wasn't build with CUDA support")
+
+    ops.memory_efficient_attention_forward = refuse  # type: ignore[method-assign]
+    with pytest.raises(StartupError, match="wasn't build with CUDA support"):
+        self_test(XformersBackend(cast(Any, ops)), CPU)
+
+
+def test_the_cuda_runtime_is_loaded_where_its_wheel_is(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "cuda_runtime" / "lib" / "libcudart.so.12"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    loaded: list[str] = []
+    spec = SimpleNamespace(submodule_search_locations=["/nowhere", str(tmp_path)])
+    monkeypatch.setattr(xformers_attention.importlib.util, "find_spec", lambda _name: spec)
+    monkeypatch.setattr(xformers_attention.ctypes, "CDLL", lambda path, mode: loaded.append(path))
+    xformers_attention.preload_cuda_runtime()
+    assert loaded == [str(library)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_xformers_equals_sdpa_on_this_card() -> None:
+    pytest.importorskip("xformers")
+    assert open_xformers(CUDA).name == "xformers"

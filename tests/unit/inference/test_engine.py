@@ -1,0 +1,155 @@
+"""The engine's loop: aborts, failures, shutdown, what it tells its observer."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+
+from services.inference.engine import EngineStoppedError
+from services.inference.loaded_model import LoadedModel
+from services.inference.scheduler import NeverFitsError
+from services.inference.sequence import FinishReason
+from tests.support.generation import EngineBench, answer_ids
+from tests.support.serving import SMALL_MODELS, greedy_without_cache, random_model
+from tests.support.waiting import wait_until
+
+MODEL = random_model(SMALL_MODELS["arcee"])
+
+
+def failing(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(loaded.network, "forward", fail)
+
+
+def test_an_abort_frees_the_slot_at_once_and_delivers_nothing_more() -> None:
+    bench = EngineBench(num_slots=1)
+    loaded = bench.load(MODEL)
+    first, second = bench.add(loaded, [5]), bench.add(loaded, [6], max_tokens=3)
+    bench.engine.step()
+    assert bench.engine.load == (1, 1)
+    bench.engine.abort(first)
+    delivered = len(bench.delivered)
+    bench.finish()
+    assert first.finish_reason is FinishReason.ABORT
+    assert all(one is second for one, _ in bench.delivered[delivered:])
+    assert answer_ids(second) == greedy_without_cache(MODEL, [6], 3)
+    assert bench.engine.load == (0, 0)
+
+
+def test_an_abort_during_the_computation_drops_its_result() -> None:
+    bench = EngineBench()
+    loaded = bench.load(MODEL)
+    sequence, other = bench.add(loaded, [5]), bench.add(loaded, [6], max_tokens=2)
+    forward = loaded.network.forward
+
+    def abort_meanwhile(*args: Any) -> Any:
+        bench.engine.abort(sequence)
+        return forward(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loaded.network, "forward", abort_meanwhile)
+        bench.engine.step()
+    bench.finish()
+    assert answer_ids(sequence) == []
+    assert answer_ids(other) == greedy_without_cache(MODEL, [6], 2)
+
+
+def test_a_failing_model_fails_its_own_requests_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = EngineBench()
+    bad, good = bench.load(MODEL), bench.load(MODEL, version=2)
+    failing(bad, monkeypatch)
+    lost, kept = bench.add(bad, [5]), bench.add(good, [6], max_tokens=5)
+    bench.finish()
+    errors = [delta.error for one, delta in bench.delivered if one is lost]
+    assert errors == ["Computing the answer failed."]
+    assert lost.finish_reason is FinishReason.ERROR
+    assert answer_ids(kept) == greedy_without_cache(MODEL, [6], 5)
+    assert bench.engine.load == (0, 0)
+
+
+def test_its_thread_survives_a_failing_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = EngineBench()
+    bad = bench.load(MODEL)
+    failing(bad, monkeypatch)
+    good = bench.load(MODEL, version=2)
+    bench.engine.start()
+    try:
+        lost = bench.add(bad, [5])
+        kept = bench.add(good, [6], max_tokens=5)
+        wait_until(lambda: lost.finished and kept.finished, "both requests have ended")
+        assert bench.engine.is_running
+    finally:
+        bench.engine.stop()
+    assert answer_ids(kept) == greedy_without_cache(MODEL, [6], 5)
+
+
+def test_stopping_fails_what_is_left_and_refuses_what_comes() -> None:
+    bench = EngineBench(num_slots=1)
+    loaded = bench.load(MODEL)
+    running, waiting = bench.add(loaded, [5]), bench.add(loaded, [6])
+    bench.engine.step()
+    bench.engine.stop()
+    assert running.finish_reason is waiting.finish_reason is FinishReason.ERROR
+    last = {one.number: delta.error for one, delta in bench.delivered}
+    message = "The service is shutting down."
+    assert last == {running.number: message, waiting.number: message}
+    with pytest.raises(EngineStoppedError):
+        bench.add(loaded, [7])
+
+
+def test_a_request_beyond_the_context_is_refused() -> None:
+    bench = EngineBench()
+    with pytest.raises(NeverFitsError):
+        bench.add(bench.load(MODEL), [5] * 60, max_tokens=5)
+    assert bench.engine.load == (0, 0)
+
+
+def test_the_observer_can_count_every_token_and_every_end() -> None:
+    bench = EngineBench(token_budget=8)
+    loaded = bench.load(MODEL)
+    done, gone = bench.add(loaded, [5] * 10, max_tokens=4), bench.add(loaded, [6])
+    bench.engine.step()
+    bench.engine.abort(gone)
+    bench.finish()
+    assert sum(step.prompt_tokens for step in bench.observer.steps) == 10
+    assert sum(step.generated_tokens for step in bench.observer.steps) == 4
+    assert bench.observer.num_tokens == 4
+    assert bench.observer.finished == [gone, done]
+
+
+def test_one_delivery_a_step_carries_every_sequences_token() -> None:
+    bench = EngineBench()
+    loaded = bench.load(MODEL)
+    for token in (5, 6, 7):
+        bench.add(loaded, [token], max_tokens=2)
+    bench.engine.step()
+    assert [delta.num_tokens for _, delta in bench.delivered] == [1, 1, 1]
+    assert [step.generated_tokens for step in bench.observer.steps] == [3]
+
+
+def test_text_and_tokens_agree() -> None:
+    bench = EngineBench()
+    sequence = bench.add(bench.load(MODEL), [5, 6, 7])
+    bench.finish()
+    text = sequence.model.tokenizer.decode(answer_ids(sequence))
+    assert bench.text(sequence) == text
+
+
+def test_weights_are_freed_with_the_last_request_that_uses_them() -> None:
+    bench = EngineBench()
+    model = bench.load(MODEL)
+    old = weakref.ref(model)
+    sequence = bench.add(model, [5])
+    del model
+    bench.finish()
+    assert old() is sequence.model
+    bench.delivered.clear()
+    bench.observer.finished.clear()
+    del sequence
+    gc.collect()
+    assert old() is None

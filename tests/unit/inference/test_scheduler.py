@@ -1,0 +1,195 @@
+"""Who computes what in a step: budget, order, slots, limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from services.inference.scheduler import NeverFitsError, QueueFullError, Row, Scheduler
+from services.inference.sequence import FinishReason, Sequence
+from tests.unit.inference.builders import make_sequence
+
+
+def compute(rows: list[Row]) -> None:
+    """What the engine does with a plan, the network left out."""
+    for row in rows:
+        row.sequence.num_cached = row.end
+        if row.samples:
+            row.sequence.accept(65)
+
+
+def shape(rows: list[Row]) -> list[tuple[int, int, bool]]:
+    return [(row.start, row.count, row.samples) for row in rows]
+
+
+def test_a_prompt_that_fits_is_computed_at_once_and_then_one_token_a_step() -> None:
+    scheduler = Scheduler(num_slots=2, token_budget=8, max_waiting=4)
+    sequence = make_sequence(5)
+    scheduler.add(sequence)
+    seen = []
+    for _ in range(3):
+        rows = scheduler.plan()
+        seen += shape(rows)
+        compute(rows)
+    assert seen == [(0, 5, True), (5, 1, True), (6, 1, True)]
+
+
+def test_a_long_prompt_is_cut_into_chunks_and_samples_after_the_last() -> None:
+    scheduler = Scheduler(num_slots=2, token_budget=8, max_waiting=4)
+    scheduler.add(make_sequence(19))
+    seen = []
+    for _ in range(4):
+        rows = scheduler.plan()
+        seen += shape(rows)
+        compute(rows)
+    assert seen == [(0, 8, False), (8, 8, False), (16, 3, True), (19, 1, True)]
+
+
+def test_a_generating_sequence_goes_on_beside_anothers_long_prompt() -> None:
+    scheduler = Scheduler(num_slots=2, token_budget=8, max_waiting=4)
+    first, second = make_sequence(2), make_sequence(20)
+    scheduler.add(first)
+    compute(scheduler.plan())
+    scheduler.add(second)
+    rows = scheduler.plan()
+    assert [(row.sequence, row.count) for row in rows] == [(first, 1), (second, 7)]
+
+
+def test_what_is_left_of_the_budget_goes_to_the_next_in_the_queue() -> None:
+    scheduler = Scheduler(num_slots=3, token_budget=8, max_waiting=4)
+    for length in (3, 4, 5):
+        scheduler.add(make_sequence(length))
+    assert shape(scheduler.plan()) == [(0, 3, True), (0, 4, True), (0, 1, False)]
+
+
+def test_a_freed_slot_goes_to_the_one_that_waited_longest() -> None:
+    scheduler = Scheduler(num_slots=1, token_budget=8, max_waiting=4)
+    first, second, third = (make_sequence() for _ in range(3))
+    for sequence in (first, second, third):
+        scheduler.add(sequence)
+    compute(scheduler.plan())
+    assert (scheduler.num_running, scheduler.num_waiting) == (1, 2)
+    scheduler.remove(first)
+    assert [row.sequence for row in scheduler.plan()] == [second]
+    assert second.slot == 0
+
+
+def test_an_aborted_one_leaves_the_queue() -> None:
+    scheduler = Scheduler(num_slots=1, token_budget=8, max_waiting=4)
+    first, second = make_sequence(), make_sequence()
+    scheduler.add(first)
+    scheduler.add(second)
+    scheduler.plan()
+    scheduler.remove(second)
+    scheduler.remove(second)
+    assert scheduler.sequences() == [first]
+
+
+def test_a_full_queue_refuses_and_keeps_what_it_has() -> None:
+    scheduler = Scheduler(num_slots=1, token_budget=8, max_waiting=1)
+    kept = [make_sequence(), make_sequence()]
+    for sequence in kept:
+        scheduler.add(sequence)
+    with pytest.raises(QueueFullError) as caught:
+        scheduler.add(make_sequence())
+    assert (caught.value.status_code, caught.value.retry_after) == (429, 1)
+    assert scheduler.sequences() == kept
+
+
+def test_what_can_never_fit_is_refused() -> None:
+    scheduler = Scheduler(num_slots=1, token_budget=8, max_waiting=1)
+    with pytest.raises(NeverFitsError, match="need 65 tokens; there is room for 64"):
+        scheduler.add(make_sequence(60, max_tokens=5))
+    assert scheduler.num_waiting == 0
+    scheduler.add(make_sequence(60, max_tokens=4))
+
+
+def test_a_budget_that_lets_prompts_starve_is_refused() -> None:
+    with pytest.raises(ValueError, match="token_budget 8 must exceed num_slots 8"):
+        Scheduler(num_slots=8, token_budget=8, max_waiting=1)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Any order of arrivals, steps and aborts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = Scheduler(num_slots=3, token_budget=7, max_waiting=4)
+        self.alive: list[Sequence] = []
+
+    @rule(length=st.integers(1, 30), max_tokens=st.integers(1, 5))
+    def arrive(self, length: int, max_tokens: int) -> None:
+        sequence = make_sequence(length, max_tokens=max_tokens)
+        try:
+            self.scheduler.add(sequence)
+        except QueueFullError:
+            assert self.scheduler.num_waiting >= self.scheduler.max_waiting
+        else:
+            self.alive.append(sequence)
+
+    @rule()
+    def step(self) -> None:
+        rows = self.scheduler.plan()
+        assert sum(row.count for row in rows) <= self.scheduler.token_budget
+        assert bool(rows) == bool(self.alive)
+        assert len({row.sequence.number for row in rows}) == len(rows)
+        singles = [row.count == 1 and row.start > 0 and row.samples for row in rows]
+        generating = [seq for seq in self.alive if 0 < seq.num_cached == len(seq.tokens) - 1]
+        assert {seq.number for seq in generating} <= {row.sequence.number for row in rows}
+        assert all(singles[: len(generating)])
+        compute(rows)
+        for sequence in [one for one in self.alive if one.finished]:
+            self.finish(sequence)
+
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        if self.alive:
+            sequence = data.draw(st.sampled_from(self.alive))
+            sequence.finish_reason = FinishReason.ABORT
+            self.finish(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        self.alive.remove(sequence)
+        self.scheduler.remove(sequence)
+        assert sequence.slot is None
+
+    @invariant()
+    def slots_are_owned_by_one_and_inside_the_cache(self) -> None:
+        slots = [seq.slot for seq in self.alive if seq.slot is not None]
+        assert len(set(slots)) == len(slots) == self.scheduler.num_running
+        assert set(slots) <= set(range(self.scheduler.num_slots))
+
+    @invariant()
+    def nobody_is_lost(self) -> None:
+        assert {seq.number for seq in self.scheduler.sequences()} == {s.number for s in self.alive}
+
+    def teardown(self) -> None:
+        """Without new arrivals everything ends in a bounded number of steps."""
+        tokens = sum(len(seq.prompt) + seq.sampling.max_tokens for seq in self.alive)
+        for _ in range(tokens):
+            self.step()
+        assert self.alive == []
+
+
+SchedulerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+TestAnyOrder: Any = SchedulerMachine.TestCase
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=8))
+def test_those_who_wait_get_slots_in_order_of_arrival(lengths: list[int]) -> None:
+    scheduler = Scheduler(num_slots=2, token_budget=5, max_waiting=10)
+    arrived = [make_sequence(length, max_tokens=1) for length in lengths]
+    for sequence in arrived:
+        scheduler.add(sequence)
+    served: list[Sequence] = []
+    while rows := scheduler.plan():
+        served += [row.sequence for row in rows if row.start == 0]
+        compute(rows)
+        for row in rows:
+            if row.sequence.finished:
+                scheduler.remove(row.sequence)
+    assert list(dict.fromkeys(served)) == arrived
