@@ -8,9 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from services.tokenizer.rows import Row, digest_of, text_bytes_of
+from services.tokenizer.rows import Row, text_bytes_of
 from shared.base.files import atomic_write
 from shared.contracts.manifest import DatasetMeta
+from shared.contracts.split_rule import digest_of
 
 PART_BYTES = 64 << 20
 

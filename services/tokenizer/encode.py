@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from services.tokenizer.bulk import BulkEncoder
-from services.tokenizer.rows import Row, digest_of, parse_row, text_bytes_of
+from services.tokenizer.rows import Row, parse_row, text_bytes_of
+from shared.contracts.split_rule import digest_of
 from shared.text.chat import join_turns
 from shared.text.token_set import MASK_TYPE, TOKEN_TYPE
 

@@ -86,11 +86,7 @@ class InputFile:
         number, offset = 1, 0
         while chunk := stream.readline(max_line_bytes):
             ends = chunk.endswith(b"\n") or len(chunk) < max_line_bytes
-            pending = len(decoder.getstate()[0])
-            try:
-                text = decoder.decode(chunk, final=ends)
-            except UnicodeDecodeError as error:
-                raise self._not_utf8(number, offset - pending, error) from error
+            text = self._decode_chunk(decoder, chunk, ends, number, offset)
             if offset == 0:
                 text = text.removeprefix("\ufeff")
             offset += len(chunk)
@@ -98,11 +94,32 @@ class InputFile:
             self.bytes_read = raw.tell()
             yield Line(number=number, text=text.removesuffix("\n").removesuffix("\r"), ends=ends)
             number += ends
+        self._decode_chunk(decoder, b"", True, number, offset)
+
+    def _decode_chunk(
+        self,
+        decoder: codecs.IncrementalDecoder,
+        chunk: bytes,
+        ends: bool,
+        number: int,
+        offset: int,
+    ) -> str:
+        """Decode what lies at `offset` in line `number`; `decoder` may hold a begun character."""
+        pending = len(decoder.getstate()[0])
+        try:
+            return decoder.decode(chunk, final=ends)
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            where = f"offset {offset - pending + error.start}, line {number}"
+            raise self._fail(
+                f"is not UTF-8: byte 0x{byte:02x} at {where}",
+                "Convert it, for example with: iconv -f WINDOWS-1252 -t UTF-8",
+            ) from error
 
     def _refuse_binary(self, head: bytes) -> None:
         for magic, what in FOREIGN_FORMATS.items():
             if head.startswith(magic):
-                raise self._fail(f"is {what}, not text", "Send UTF-8 text, plain or gzip.")
+                raise self._fail(f"is {what}, not UTF-8 text", "Send UTF-8 text, plain or gzip.")
         if b"\0" in head:
             where = head.index(b"\0")
             raise self._fail(
@@ -117,14 +134,6 @@ class InputFile:
                 f"unpacks to more than {limit} bytes, {MAX_EXPANSION} times its size",
                 "Send the text itself, or in several files.",
             )
-
-    def _not_utf8(self, number: int, offset: int, error: UnicodeDecodeError) -> JobFailedError:
-        """`offset` is where the bytes given to the decoder begin in the (unpacked) text."""
-        byte = error.object[error.start]
-        return self._fail(
-            f"is not UTF-8: byte 0x{byte:02x} at offset {offset + error.start}, line {number}",
-            "Convert it, for example with: iconv -f WINDOWS-1252 -t UTF-8",
-        )
 
     def _fail(self, what: str, hint: str) -> JobFailedError:
         return JobFailedError(f"{self.name} {what}.", hint=hint)

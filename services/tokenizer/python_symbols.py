@@ -125,8 +125,7 @@ def _function(
     arguments = node.args
     positional = [argument.arg for argument in [*arguments.posonlyargs, *arguments.args]]
     split = len(positional) - len(arguments.defaults)
-    required = positional[:split]
-    optional = [name for name in positional[split:] if not name.startswith("_")]
+    required, optional = positional[:split], positional[split:]
     if required and kind == "method" and required[0] in ("self", "cls"):
         required = required[1:]
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
@@ -137,7 +136,7 @@ def _function(
         kind=kind,
         summary=summary,
         required=None if variable else tuple(required),
-        optional=tuple(optional),
+        optional=tuple(name for name in optional if not name.startswith("_")),
     )
 
 

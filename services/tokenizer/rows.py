@@ -1,11 +1,11 @@
 """One row of a dataset: `{"text": ...}` or `{"messages": [{"role", "content"}, ...]}`.
 
-What its texts are, what identifies it, and how rows are read back from a dataset folder.
+What its texts are, and how rows are read back from a dataset folder. What identifies a row and
+which split it belongs to is in `shared.contracts.split_rule`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,6 @@ from shared.base.errors import IntegrityError
 from shared.text.chat import Message
 
 PART_PATTERN = "part-*.jsonl"
-DIGEST_BYTES = 16
 
 Format = Literal["documents", "dialogues"]
 
@@ -42,26 +41,6 @@ def texts_of(row: Row) -> list[str]:
 def text_bytes_of(row: Row) -> int:
     """Return the UTF-8 bytes of a row's texts."""
     return sum(len(text.encode()) for text in texts_of(row))
-
-
-def digest_of(row: Row) -> bytes:
-    """Return the identity of a row: a hash of its content, wherever and however it is written."""
-    if "messages" in row:
-        turns = [[message["role"], message["content"]] for message in row["messages"]]
-        content = json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
-    else:
-        content = row["text"]
-    return hashlib.blake2b(content.encode(), digest_size=DIGEST_BYTES).digest()
-
-
-def is_held_out(digest: bytes, fraction: float) -> bool:
-    """Whether a row belongs to the validation split: a pure function of its content."""
-    return share_of(digest) < fraction
-
-
-def share_of(digest: bytes) -> float:
-    """Return the row's fixed place in [0, 1); rows below the fraction are held out."""
-    return int.from_bytes(digest[:6]) / (1 << 48)
 
 
 def part_files(folder: Path) -> list[Path]:

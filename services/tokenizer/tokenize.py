@@ -11,17 +11,7 @@ from pathlib import Path
 from services.tokenizer.bulk import BulkEncoder
 from services.tokenizer.encode import encode_lines
 from services.tokenizer.learn import learn_bpe
-from services.tokenizer.rows import (
-    Format,
-    digest_of,
-    format_of,
-    is_held_out,
-    parse_row,
-    part_files,
-    read_lines,
-    share_of,
-    texts_of,
-)
+from services.tokenizer.rows import Format, format_of, parse_row, part_files, read_lines, texts_of
 from services.tokenizer.shard_writer import ShardWriter
 from services.tokenizer.watch import Watch
 from shared.base.errors import JobFailedError
@@ -29,6 +19,7 @@ from shared.base.files import write_bytes
 from shared.contracts.manifest import INDEX_NAME, SplitIndex, TokenizerMeta, TokensMeta
 from shared.contracts.names import FailureCode
 from shared.contracts.specs import TokenizeSpec
+from shared.contracts.split_rule import digest_of, is_held_out, share_of
 from shared.text.tokenizer import Tokenizer
 from shared.text.tokenizer_files import write_tokenizer_files
 
