@@ -192,7 +192,8 @@ class Client(Generation):
                 if message.event == "done":
                     yield None
                     return
-                yield EventView.model_validate_json(message.data)
+                if message.data:  # a bare `retry:` line is a message too
+                    yield EventView.model_validate_json(message.data)
 
     def past_events(self, job_id: str, *, after: int = 0) -> Iterator[EventView]:
         """The events there are past number `after`, oldest first."""
@@ -205,14 +206,16 @@ class Client(Generation):
         )
         return MetricsView.model_validate(answer)
 
-    def logs(self, job_id: str, *, after: int = 0, limit: int = 1000) -> str:
-        """Lines that the job's process wrote, oldest first."""
-        params = {"after": after, "limit": limit}
-        return self.http.request("GET", f"/v1/jobs/{job_id}/logs", params=params).text
-
-    def log_lines(self, job_id: str) -> Iterator[str]:
-        """All lines that the job's process wrote, oldest first."""
-        yield from self.logs(job_id).splitlines()
+    def logs(self, job_id: str) -> Iterator[str]:
+        """The lines that the job's process wrote so far, oldest first."""
+        after = "0"
+        while True:
+            params = {"after": after, "limit": "1000"}
+            answer = self.http.request("GET", f"/v1/jobs/{job_id}/logs", params=params)
+            if not answer.text:
+                return
+            yield from answer.text.removesuffix("\n").split("\n")
+            after = answer.headers["X-Next-After"]
 
     def report(self, job_id: str) -> str:
         """The finished run's report, in Markdown."""

@@ -19,10 +19,8 @@ from ryangpt.client import Client
 from ryangpt.data_folder import open_data_folder
 from ryangpt.redis_server import start_redis
 from ryangpt.transport import ApiError
-from shared.base.clock import utc_now
 from shared.base.errors import StartupError
 from shared.base.settings import Settings, child_environment, get_settings
-from shared.contracts.names import Queue
 
 SERVERS = ("api", "inference")
 WORKERS = ("tokenizer", "trainer")
@@ -30,7 +28,7 @@ NEEDED_MODULES = ("fastapi", "celery", "tokenizers", "torch")
 START_SECONDS = 120.0
 DRAIN_SECONDS = 120.0
 """A training step is finished and its checkpoint stored before a worker is killed."""
-STOP_SECONDS = 15.0
+STOP_SECONDS = 40.0
 
 
 class Platform:
@@ -97,7 +95,6 @@ class Platform:
             raise StartupError(f"The database cannot be prepared: {output.splitlines()[-1]}")
 
     def _wait_until_healthy(self) -> None:
-        started_at = utc_now()
         deadline = time.monotonic() + START_SECONDS
         token = self.settings.api_token.get_secret_value()
         waiting = {*SERVERS, *WORKERS}
@@ -115,9 +112,21 @@ class Platform:
                     if name in waiting and _is_live(client):
                         waiting.discard(name)
                 if "api" not in waiting:
-                    queues = _served_queues(api, started_at.timestamp())
-                    waiting -= {name for name in WORKERS if _QUEUES_OF_WORKER[name] <= queues}
+                    waiting -= self._present_workers(api)
                 time.sleep(POLL_SECONDS)
+
+    def _present_workers(self, client: Client) -> set[str]:
+        """Names of our workers that have shown themselves; their ids carry their process id."""
+        try:
+            workers = [worker.id for worker in client.workers() if worker.alive]
+        except ApiError:
+            return set()
+        return {
+            name
+            for name in WORKERS
+            for worker in workers
+            if worker.startswith(f"{name}-") and f"-{self._children[name].pid}-" in worker
+        }
 
     @property
     def data_dir(self) -> Path:
@@ -158,12 +167,6 @@ class Platform:
         return killed
 
 
-_QUEUES_OF_WORKER = {
-    "tokenizer": {Queue.TOKENIZER},
-    "trainer": {Queue.TRAINER_GPU, Queue.TRAINER_LIGHT},
-}
-
-
 def _check_installed() -> None:
     missing = [name for name in NEEDED_MODULES if find_spec(name) is None]
     if missing:
@@ -191,13 +194,3 @@ def _is_live(client: Client) -> bool:
     except ApiError:
         return False
     return True
-
-
-def _served_queues(client: Client, since: float) -> set[str]:
-    """Queues of the workers that have shown a sign of life after `since`."""
-    try:
-        workers = client.workers()
-    except ApiError:
-        return set()
-    alive = [w for w in workers if w.alive and w.heartbeat_at.timestamp() >= since]
-    return {queue for worker in alive for queue in worker.queues}

@@ -26,6 +26,28 @@ DataDir = Annotated[
 ]
 
 
+ApiPort = Annotated[
+    int | None,
+    typer.Option(
+        "--api_port",
+        min=1,
+        max=65535,
+        help="Port of the API.",
+        show_default="RYANGPT_API_PORT or 8000",
+    ),
+]
+InferencePort = Annotated[
+    int | None,
+    typer.Option(
+        "--inference_port",
+        min=1,
+        max=65535,
+        help="Port of the inference service.",
+        show_default="RYANGPT_INFERENCE_PORT or 8001",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add `up` and `reset`."""
     app.command("up", rich_help_panel=PANEL)(up)
@@ -34,13 +56,8 @@ def register(app: typer.Typer) -> None:
 
 def up(
     data_dir: DataDir = None,
-    api_port: Annotated[
-        int | None, typer.Option("--api_port", min=1, max=65535, help="Port of the API.")
-    ] = None,
-    inference_port: Annotated[
-        int | None,
-        typer.Option("--inference_port", min=1, max=65535, help="Port of the inference service."),
-    ] = None,
+    api_port: ApiPort = None,
+    inference_port: InferencePort = None,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Write one JSON document once all is up; logs go to stderr."),

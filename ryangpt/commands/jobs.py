@@ -114,7 +114,7 @@ def show_logs(
             if event.type is EventType.LOG:
                 _print_log_line(session, event.data["line"])
         return
-    for line in session.client.log_lines(job_id):
+    for line in session.client.logs(job_id):
         _print_log_line(session, line)
 
 

@@ -24,8 +24,8 @@ def client_of(handler: Handler) -> Client:
 
 
 def event_text(*events: dict[str, Any], done: bool = False) -> str:
-    blocks = [f"id: {e['seq']}\nevent: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events]
-    return "".join(blocks) + ("event: done\ndata: {}\n\n" if done else "")
+    blocks = [f"id: {e['seq']}\ndata: {json.dumps(e)}\n\n" for e in events]
+    return "retry: 3000\n\n" + "".join(blocks) + ("event: done\ndata: {}\n\n" if done else "")
 
 
 def event(seq: int) -> dict[str, Any]:
@@ -152,6 +152,16 @@ def test_a_refused_event_stream_is_not_tried_again() -> None:
     with pytest.raises(ApiError) as caught:
         list(client_of(lambda _: httpx.Response(404, text="no")).events(JOB))
     assert caught.value.status_code == 404
+
+
+def test_logs_follow_the_servers_cursor() -> None:
+    pages = {"0": ("one\n\n", "7"), "7": ("three\n", "9"), "9": ("", "9")}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        text, after = pages[request.url.params["after"]]
+        return httpx.Response(200, text=text, headers={"X-Next-After": after})
+
+    assert list(client_of(answer).logs(JOB)) == ["one", "", "three"]
 
 
 def test_chat_streams_text_until_done() -> None:
