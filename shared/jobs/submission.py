@@ -11,7 +11,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from shared.base.errors import ConflictError, InvalidInputError
+from shared.base.errors import ConflictError
 from shared.base.ids import IdPrefix, new_id
 from shared.contracts.jobs import (
     SPEC_OF_KIND,
@@ -70,7 +70,6 @@ def validate_request(session: Session, request: JobCreate) -> JobEstimate:
     Raises InvalidInputError or ConflictError with a pointer, as `submit_job` does.
     """
     spec: Spec = request.spec
-    _check_name(request.name, "")
     inputs = resolve_inputs(session, spec)
     metas = load_metas(session, inputs.bound)
     check_inputs(spec, metas)
@@ -95,7 +94,6 @@ def submit_job(session: Session, request: JobCreate, *, code_version: str) -> Jo
 def submit_pipeline(session: Session, request: PipelineCreate, *, code_version: str) -> PipelineRow:
     """Write a pipeline and all its jobs, or raise as `submit_job` does, with longer pointers."""
     now = database_now(session)
-    _check_name(request.name, "")
     row = PipelineRow(id=new_id(IdPrefix.PIPELINE), name=request.name, created_at=now)
     add_pipeline(session, row)
     job_ids: dict[str, str] = {}
@@ -159,7 +157,6 @@ def _submit(
     pointer: str = "",
 ) -> JobRow:
     spec: Spec = request.spec
-    _check_name(request.name, pointer)
     inputs = resolve_inputs(session, spec, job_ids=job_ids, pointer=f"{pointer}/spec")
     check_inputs(spec, load_metas(session, inputs.bound), pointer=f"{pointer}/spec")
     order = _Order(
@@ -241,13 +238,6 @@ def _newest_attempt(session: Session, job_id: str) -> JobRow:
     while (retried := jobs.newest_retry(session, job_id)) is not None:
         job_id = retried.id
     return jobs.share_job(session, job_id) or jobs.get_job(session, job_id)
-
-
-def _check_name(name: str | None, pointer: str) -> None:
-    if name is not None and not name.isprintable():
-        raise InvalidInputError(
-            "A name must not hold control characters.", pointer=f"{pointer}/name"
-        )
 
 
 def _num_parameters(spec: Spec, metas: Mapping[str, ArtifactMeta]) -> int | None:
