@@ -1,0 +1,137 @@
+"""A worker's slots: each a thread that claims jobs of its queue and sees them through, one by one.
+
+The thread lives as long as the worker, since a job's process dies with the thread that started it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+
+from shared.base.errors import UnavailableError
+from shared.base.logs import bound_context
+from shared.base.settings import Settings
+from shared.contracts.names import Queue
+from shared.db.tables import JobRow
+from shared.jobs.lifecycle import claim
+from shared.jobs.program import Stop
+from shared.jobs.supervisor import Supervisor
+from shared.jobs.timing import LEASE_SECONDS, POLL_SECONDS
+from shared.jobs.workshop import Place, Workshop
+
+logger = logging.getLogger(__name__)
+
+NICENESS_OF_QUEUE = {Queue.TOKENIZER: 5, Queue.TRAINER_GPU: 0, Queue.TRAINER_LIGHT: 5}
+"""The training program lowers itself; what runs beside it yields to it."""
+
+
+class Slot:
+    """One job at a time of one queue."""
+
+    def __init__(self, workshop: Workshop, queue: Queue, place: Place, *, worker_id: str) -> None:
+        self.queue = queue
+        self._workshop = workshop
+        self._place = place
+        self._worker_id = worker_id
+        self._rung = threading.Event()
+        self._draining = threading.Event()
+        self._lock = threading.Lock()
+        self._supervisor: Supervisor | None = None
+        self._thread = threading.Thread(target=self._loop, name=f"slot-{queue}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to claim."""
+        self._thread.start()
+
+    def ring(self) -> None:
+        """Look for a job now rather than at the next poll; harmless while one runs."""
+        self._rung.set()
+
+    def drain(self) -> None:
+        """Claim nothing more; the running job, if any, stores a checkpoint and goes back."""
+        self._draining.set()
+        self._rung.set()
+        with self._lock:
+            if self._supervisor is not None:
+                self._supervisor.control.ask(Stop.DRAIN)
+
+    def kill(self) -> None:
+        """After `drain`: do not wait for the running job's process."""
+        with self._lock:
+            if self._supervisor is not None:
+                self._supervisor.control.kill()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to `seconds` for the end after `drain`; return whether it has come."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    @property
+    def job_id(self) -> str | None:
+        """The job that runs here."""
+        supervisor = self._supervisor
+        return None if supervisor is None else supervisor.job_id
+
+    def _loop(self) -> None:
+        poll_seconds = self._workshop.settings.seconds(POLL_SECONDS)
+        while not self._draining.is_set():
+            self._rung.clear()
+            try:
+                job = self._claim()
+                if job is not None:
+                    self._see_through(job)
+                    continue
+            except UnavailableError as error:
+                logger.warning("Slot %s waits: %s", self.queue, error.message)
+            except Exception:
+                logger.exception("Slot %s goes on after a fault", self.queue)
+            self._rung.wait(poll_seconds)
+
+    def _claim(self) -> JobRow | None:
+        lease_seconds = self._workshop.settings.seconds(LEASE_SECONDS)
+        with self._workshop.database.transaction() as session:
+            return claim(
+                session, self.queue, worker_id=self._worker_id, lease_seconds=lease_seconds
+            )
+
+    def _see_through(self, job: JobRow) -> None:
+        bound_context.set({"job_id": job.id})
+        logger.info("%s %r begins, attempt %d", job.kind, job.name, job.attempt)
+        supervisor = Supervisor(self._workshop, job, self._place)
+        with self._lock:
+            self._supervisor = supervisor
+            if self._draining.is_set():
+                supervisor.control.ask(Stop.DRAIN)
+        try:
+            supervisor.run()
+        finally:
+            with self._lock:
+                self._supervisor = None
+            logger.info("%s %r has left its slot", job.kind, job.name)
+            bound_context.set(None)
+
+
+def make_slots(workshop: Workshop, lanes: Mapping[Queue, int], *, worker_id: str) -> list[Slot]:
+    """The slots of a worker: `lanes` says how many each queue has."""
+    return [
+        Slot(
+            workshop,
+            queue,
+            _place(workshop.settings, queue, index, num_slots),
+            worker_id=worker_id,
+        )
+        for queue, num_slots in lanes.items()
+        for index in range(num_slots)
+    ]
+
+
+def _place(settings: Settings, queue: Queue, index: int, num_slots: int) -> Place:
+    environment = {}
+    if queue is Queue.TRAINER_GPU and num_slots > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = str(index)
+    return Place(
+        num_threads=max(1, settings.resolved_num_threads // num_slots),
+        environment=environment,
+        niceness=NICENESS_OF_QUEUE[queue],
+    )

@@ -1,0 +1,57 @@
+"""Tells a process that hangs from one that works in silence."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from statistics import median
+
+from shared.base.settings import Settings
+from shared.contracts.progress import PhaseLine, ProgressMessage
+from shared.jobs.timing import LONG_SILENCE_SECONDS, SILENCE_SECONDS
+
+TRAINING_PHASE = "training"
+"""The phase in which lines come at a regular pace."""
+GAPS_KEPT = 20
+GAPS_NEEDED = 3
+"""With fewer gaps seen there is no usual one."""
+GAP_FACTOR = 5
+
+
+class Watchdog:
+    """Measures the gaps between a process's lines; log output counts for nothing."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._phase = ""
+        self._gaps: deque[float] = deque(maxlen=GAPS_KEPT)
+        self._last_line = clock()
+
+    def saw(self, line: ProgressMessage) -> None:
+        """Note a line."""
+        now = self._clock()
+        if isinstance(line, PhaseLine):
+            self._phase = line.phase
+        elif self._phase == TRAINING_PHASE:
+            self._gaps.append(now - self._last_line)
+        self._last_line = now
+
+    @property
+    def budget(self) -> float:
+        """Seconds of silence that are all right now."""
+        if self._phase != TRAINING_PHASE or len(self._gaps) < GAPS_NEEDED:
+            return self._settings.seconds(LONG_SILENCE_SECONDS)
+        usual = GAP_FACTOR * median(self._gaps)
+        return max(usual, self._settings.seconds(SILENCE_SECONDS))
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last line."""
+        return self._clock() - self._last_line
+
+    @property
+    def is_hung(self) -> bool:
+        """Whether the silence is too long."""
+        return self.silence > self.budget
