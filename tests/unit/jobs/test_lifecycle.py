@@ -120,9 +120,9 @@ def test_success_writes_artifacts_events_and_outputs(database: Database) -> None
 def test_success_without_its_outputs_is_refused_and_changes_nothing(database: Database) -> None:
     with database.transaction() as session:
         job = claim_job(session, submit(session, INGEST))
-    with pytest.raises(JobFailedError, match="without putting out dataset"):
-        with database.transaction() as session:
-            lifecycle.succeed(session, job.id, 1)
+    missing = pytest.raises(JobFailedError, match="without putting out dataset")
+    with missing, database.transaction() as session:
+        lifecycle.succeed(session, job.id, 1)
     with database.reading() as session:
         assert get_job(session, job.id).state is JobState.RUNNING
 
