@@ -122,7 +122,7 @@ def count_running(session: Session) -> dict[Queue, int]:
         .where(JobRow.state == JobState.RUNNING)
         .group_by(JobRow.queue)
     )
-    return dict(session.execute(query).tuples())
+    return {queue: count for queue, count in session.execute(query)}  # noqa: C416 - a Result has keys()
 
 
 def mark_dispatched(session: Session, job_ids: Collection[str], now: datetime) -> None:
