@@ -1,0 +1,24 @@
+"""JSON Schemas of submissions, for forms and for people."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from fastapi import APIRouter
+
+from shared.contracts.jobs import JobCreate, JobRequest
+from shared.contracts.names import JobKind
+
+router = APIRouter(prefix="/v1/schemas", tags=["jobs"])
+
+
+def submission_models() -> dict[JobKind, type[JobRequest]]:
+    """The contract that `POST /v1/jobs` holds a job of each kind to."""
+    union, *_ = get_args(JobCreate)
+    return {get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(union)}
+
+
+@router.get("")
+def list_schemas() -> dict[JobKind, dict[str, Any]]:
+    """By kind, the JSON Schema of a job as `POST /v1/jobs` takes it."""
+    return {kind: model.model_json_schema() for kind, model in submission_models().items()}
