@@ -142,6 +142,7 @@ class Supervisor:
             self._prepare(held)
             if self.control.requested is not None:
                 return self._interrupted(VERDICT_OF_STOP[self.control.requested])
+            self._relay.tell(PhaseLine(phase="starting"))
             end = run_process(
                 self._workshop.programs[self._job.kind],
                 self._folder,
@@ -243,12 +244,11 @@ class Supervisor:
 
         A report that cannot be made is a notice to its reader and never the end of a job.
         """
-        render = self._workshop.render_report
-        if render is None or not isinstance(self._spec, TrainingOptions):
+        if not isinstance(self._spec, TrainingOptions):
             return
         self._write_last_lines()
         try:
-            text = render(self._workshop.database, self._job.id)
+            text = self._workshop.render_report(self._workshop.database, self._job.id)
             self._workshop.store.put_bytes(report_key(self._job.id), text.encode())
         except Exception:
             logger.exception("The report of job %s could not be made", self._job.id)

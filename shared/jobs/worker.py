@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from types import FrameType
 
@@ -45,7 +45,6 @@ class Worker:
         name: str,
         lanes: Mapping[Queue, int],
         programs: Mapping[JobKind, str] = PROGRAM_OF_KIND,
-        render_report: Callable[[Database, str], str] | None = None,
     ) -> None:
         self.id = f"{name}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._settings = settings
@@ -59,7 +58,6 @@ class Worker:
             store=open_store(settings),
             cache=InputCache(settings.data_dir / "cache", max_bytes=settings.cache_bytes),
             changed=partial(self._hints.publish, HintChannel.EVENTS),
-            render_report=render_report,
             programs=programs,
         )
         self._slots = make_slots(workshop, self._lanes, worker_id=self.id)

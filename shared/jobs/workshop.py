@@ -9,6 +9,7 @@ from shared.base.settings import Settings
 from shared.contracts.names import PROGRAM_OF_KIND, JobKind
 from shared.db.session import Database
 from shared.jobs.cache import InputCache
+from shared.jobs.report import render_report
 from shared.storage.base import ObjectStore
 
 
@@ -26,7 +27,7 @@ class Workshop:
     cache: InputCache
     changed: Callable[[str], None] = _tell_nobody
     """Told the id of a job whose stream has grown; a hint."""
-    render_report: Callable[[Database, str], str] | None = None
+    render_report: Callable[[Database, str], str] = render_report
     """Makes a training job's report from its rows."""
     programs: Mapping[JobKind, str] = field(default_factory=lambda: PROGRAM_OF_KIND)
     """The module to run for each kind."""
