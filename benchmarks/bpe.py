@@ -179,6 +179,7 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     return {
         "cpu_count": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
         "machine": platform.machine(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("tokenizers", "tiktoken", "numpy")},
@@ -198,7 +199,8 @@ def main() -> None:
         sys.exit(f"{options.file} is not there; name a text file.")
     if options.side:
         result = SIDES[options.side](options.file, options.scratch, options.vocab_size)
-        result["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        result |= {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_rss_mb": usage.ru_maxrss / 1024}
         print(json.dumps(result))
         return
     with tempfile.TemporaryDirectory() as name:
