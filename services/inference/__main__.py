@@ -6,15 +6,10 @@ import logging
 import socket
 import sys
 
-import uvicorn
-
-from services.inference.app import create_app
-from services.inference.runtime import open_runtime
-from services.inference.service import InferenceService
-from shared.base.errors import PlatformError, StartupError
+from shared.base.errors import PlatformError
+from shared.base.listening import exit_cleanly_on_signals, listen
 from shared.base.logs import configure_logging
 from shared.base.settings import Settings, get_settings
-from shared.storage.factory import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +21,24 @@ def main() -> None:
     """Run the service. Raises StartupError when it cannot start here."""
     settings = get_settings()
     configure_logging(log_format=settings.log_format, level=settings.log_level)
-    settings.refuse_open_door(settings.inference_host)
-    listener = bind(settings)
+    host, port = settings.inference_host, settings.inference_port
+    settings.refuse_open_door(host)
+    listener = listen(host, port, setting="inference_port")
+    exit_cleanly_on_signals()
+    serve(settings, listener)
+
+
+def serve(settings: Settings, listener: socket.socket) -> None:
+    """Build the service and answer on `listener` until a signal comes."""
+    # Here and not above: importing torch takes seconds, a refusal to start should not.
+    import uvicorn
+
+    from services.inference.app import create_app
+    from services.inference.runtime import open_runtime
+    from services.inference.service import InferenceService
+    from shared.storage.factory import open_store
+
     runtime = open_runtime(settings)
-    logger.info("Generating with %s", runtime.describe())
     service = InferenceService(settings, open_store(settings), runtime)
     config = uvicorn.Config(
         create_app(service, settings),
@@ -38,20 +47,8 @@ def main() -> None:
         timeout_graceful_shutdown=max(1, round(settings.seconds(DRAIN_SECONDS))),
         server_header=False,
     )
+    logger.info("Inference listens on port %d: %s", listener.getsockname()[1], runtime.describe())
     uvicorn.Server(config).run(sockets=[listener])
-
-
-def bind(settings: Settings) -> socket.socket:
-    """Take the port before anything slow happens. Raises StartupError when it is taken."""
-    host, port = settings.inference_host, settings.inference_port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise StartupError(
-            f"Cannot listen on {host}:{port}: {error.strerror}. Stop what uses the port, or set "
-            "RYANGPT_INFERENCE_PORT."
-        ) from error
 
 
 if __name__ == "__main__":
