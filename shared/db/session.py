@@ -49,14 +49,17 @@ class Database:
         Raises UnavailableError when the database cannot be reached.
         """
         with self._write_lock, _translated_errors(), self._sessions() as session, session.begin():
-            if self.engine.dialect.name == "sqlite":
-                session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+            self._say_begin(session, "BEGIN IMMEDIATE")
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session for queries; whatever it changes is discarded."""
+        """A session for queries; whatever it changes is discarded.
+
+        On SQLite all its queries see one state of the database.
+        """
         with _translated_errors(), self._sessions() as session:
+            self._say_begin(session, "BEGIN")
             yield session
 
     def check(self) -> None:
@@ -67,6 +70,11 @@ class Database:
     def close(self) -> None:
         """Return every connection."""
         self.engine.dispose()
+
+    def _say_begin(self, session: Session, statement: str) -> None:
+        """SQLite's driver is told to leave transactions to us; PostgreSQL's begins by itself."""
+        if self.engine.dialect.name == "sqlite":
+            session.connection().exec_driver_sql(statement)
 
 
 def database_now(session: Session) -> datetime:
@@ -112,7 +120,7 @@ def _backend(url: str) -> str:
 
 
 def _configure_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves
+    connection.isolation_level = None  # see Database._say_begin
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
