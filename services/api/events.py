@@ -14,8 +14,8 @@ from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import PlainTextResponse
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.types import Message, Send
 
 from services.api.context import ApiContext
@@ -57,8 +57,10 @@ class SqlStreamReader:
             return listings.read_stream(session, job_id, after=after, limit=limit)
 
 
-class EventStream(EventSourceResponse):
+class EventStream(StreamingResponse):
     """A stream of events that ends when its client has taken nothing for SEND_SECONDS."""
+
+    media_type = "text/event-stream"
 
     async def stream_response(self, send: Send) -> None:
         """Send the events, each within the time limit."""
@@ -88,7 +90,7 @@ def list_events(
     return Page(data=shown, has_more=has_more, next_after=str(shown[-1].seq) if has_more else None)
 
 
-@router.get("/events/stream", response_class=EventSourceResponse)
+@router.get("/events/stream", response_class=EventStream)
 async def stream_events(
     context: ApiContext,
     job_id: JobId,

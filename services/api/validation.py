@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shared.contracts.base import FieldError
@@ -23,15 +23,26 @@ def problem_items(errors: Iterable[ErrorDetails], body: object) -> tuple[Problem
     outside the body are shown as `/query/limit`, `/header/...` and `/path/...`.
     """
     found: dict[str, list[str]] = {}
-    for error in errors:
+    for error, pointer in _relevant([(error, _pointer(error, body)) for error in errors]):
         sentence = _sentence(error, body)
-        alternatives = found.setdefault(_pointer(error, body), [])
+        alternatives = found.setdefault(pointer, [])
         if sentence not in alternatives:
             alternatives.append(sentence)
     return tuple(
         ProblemItem(pointer=pointer, detail=" or: ".join(details))
         for pointer, details in found.items()
     )
+
+
+def _relevant(
+    located: Sequence[tuple[ErrorDetails, str]],
+) -> Iterator[tuple[ErrorDetails, str]]:
+    """Leave out that a value is of another type than one member of a union, where the member it
+    does resemble says more about what is inside it."""
+    for error, pointer in located:
+        inside = any(other.startswith(f"{pointer}/") for _, other in located)
+        if not (inside and error["type"].endswith("_type")):
+            yield error, pointer
 
 
 def _pointer(error: ErrorDetails, body: object) -> str:
@@ -71,8 +82,9 @@ def _holds(document: object, part: str | int) -> bool:
 
 
 def _join(parts: Iterable[str | int]) -> str:
-    """A JSON pointer (RFC 6901)."""
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+    """A JSON pointer (RFC 6901); what UTF-8 cannot say is replaced."""
+    pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+    return pointer.encode("utf-8", "replace").decode("utf-8")
 
 
 def _sentence(error: ErrorDetails, body: object) -> str:
