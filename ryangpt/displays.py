@@ -101,7 +101,7 @@ def details(job: JobView, figures: Figures) -> str:
     progress = job.progress
     running = job.state is JobState.RUNNING
     parts = [progress.phase or str(job.state) if running else str(job.state)]
-    if progress.total_steps:
+    if progress.total_steps and (running or figures.loss is not None):
         parts.append(f"{progress.step:,}/{progress.total_steps:,}")
     if figures.loss is not None:
         parts.append(f"loss {figures.loss:.3f}")

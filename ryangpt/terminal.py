@@ -40,6 +40,10 @@ JsonOption = Annotated[
 ]
 
 
+PIPE_WIDTH = 500
+"""Columns of a table that is not read on a terminal."""
+
+
 class OneLineErrors(TyperGroup):
     """A command group that tells a failure in one line on standard error, without a traceback."""
 
@@ -92,7 +96,8 @@ class Session:
             token = token or settings.api_token.get_secret_value()
         self.client = Client(url or f"http://127.0.0.1:{settings.api_port}", token=token)
         self.as_json = as_json
-        self.out = Console(highlight=False, soft_wrap=True)
+        width = None if sys.stdout.isatty() else PIPE_WIDTH
+        self.out = Console(highlight=False, soft_wrap=True, width=width)
         """Standard output: results."""
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
         """Standard error: what is going on."""
@@ -126,7 +131,9 @@ class Session:
         if self.as_json:
             self.emit(documents)
             return
-        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:  # what is copied from here, ids above all, must be whole
+            table.add_column(column, no_wrap=True, overflow="fold")
         for document in documents:
             table.add_row(*(escape(cell) for cell in row(document)))
         self.out.print(table, soft_wrap=False)
