@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from shared.contracts.model_config import ModelConfig
 from shared.model.attention import causal_attention
-from shared.model.rope import apply_rope, rope_tables
+from shared.model.functions import relu_squared, rms_norm, rotate
+from shared.model.rope import rope_tables
 
 
 class Linear(nn.Linear):
@@ -28,10 +29,7 @@ class Linear(nn.Linear):
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) in float32, cast back, then scaled (Zhang & Sennrich, 2019).
-
-    Scaling comes after the cast, in Hugging Face's order.
-    """
+    """Root-mean-square norm with a learned gain per channel."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -39,9 +37,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight.to(x.dtype) * wide.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class SelfAttention(nn.Module):
@@ -61,7 +57,7 @@ class SelfAttention(nn.Module):
             projection(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = causal_attention(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v, mask)
+        mixed = causal_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, mask)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, width))
         return out
 
@@ -75,7 +71,7 @@ class ReluSquaredMlp(nn.Module):
         self.down_proj = Linear(config.d_ff, config.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.relu(self.up_proj(x)).square())
+        out: Tensor = self.down_proj(relu_squared(self.up_proj(x)))
         return out
 
 
@@ -160,6 +156,7 @@ class Transformer(nn.Module):
             cos, sin = self.rope_cos[: ids.shape[1]], self.rope_sin[: ids.shape[1]]
         else:
             cos, sin = self.rope_cos[positions][:, None], self.rope_sin[positions][:, None]
+        cos, sin = cos.to(self.compute_dtype), sin.to(self.compute_dtype)
         x = self.model.embed_tokens(ids).to(self.compute_dtype)
         for layer in self.model.layers:
             x = layer(x, cos, sin, mask)
