@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -61,108 +62,110 @@ class _Folder:
     manifest: Manifest
 
 
-class InputFetcher:
-    """Fetches by id through one cache; outlasts outages until `abandoned` is set."""
+class _AbandonableReader:
+    """The store, but a download ends as soon as nobody waits for it any more."""
 
-    def __init__(
-        self, *, database: Database, store: ObjectStore, cache: InputCache, settings: Settings
-    ) -> None:
-        self._database = database
+    def __init__(self, store: ObjectStore, abandoned: threading.Event) -> None:
         self._store = store
-        self._cache = cache
-        self._settings = settings
+        self._abandoned = abandoned
 
-    def fetch(
-        self,
-        kind: JobKind,
-        ids: dict[str, str],
-        resume_id: str | None,
-        *,
-        held: ExitStack,
-        abandoned: threading.Event,
-    ) -> FetchedInputs:
+    @contextmanager
+    def stream(self, key: str) -> Iterator[Iterator[bytes]]:
+        with self._store.stream(key) as chunks:
+            yield self._watched(chunks, key)
+
+    def _watched(self, chunks: Iterator[bytes], key: str) -> Iterator[bytes]:
+        for chunk in chunks:
+            if self._abandoned.is_set():
+                raise AbandonedError(f"{key} is not needed any more.")
+            yield chunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFetcher:
+    """Fetches by id for one attempt, through the cache."""
+
+    database: Database
+    store: ObjectStore
+    cache: InputCache
+    settings: Settings
+    held: ExitStack
+    """What is fetched stays on disk as long as this is open."""
+    abandoned: threading.Event
+    """Until this is set, outages are outlasted."""
+
+    def fetch(self, kind: JobKind, ids: Mapping[str, str], resume_id: str | None) -> FetchedInputs:
         """Bring every input (`ids` by spec field) and the checkpoint to resume from.
 
         Raises NotFoundError or IntegrityError for an input that is gone or damaged, and
         AbandonedError when nobody waits any more.
         """
-        inputs = {}
-        for field, artifact_id in ids.items():
-            if field != RESUME_FIELD:
-                roles = ROLES_OF_FIELD.get((kind, field), ())
-                inputs[field] = self._outlast(artifact_id, roles, held, abandoned)
-        resume = self._outlast(resume_id, (), held, abandoned).path if resume_id else None
+        inputs = {
+            field: self._outlast(artifact_id, ROLES_OF_FIELD.get((kind, field), ()))
+            for field, artifact_id in ids.items()
+            if field != RESUME_FIELD
+        }
+        resume = self._outlast(resume_id, ()).path if resume_id else None
         return FetchedInputs(inputs=inputs, resume=resume)
 
-    def _outlast(
-        self,
-        artifact_id: str,
-        roles: tuple[FileRole, ...],
-        held: ExitStack,
-        abandoned: threading.Event,
-    ) -> RunInput:
-        if abandoned.is_set():
+    def _outlast(self, artifact_id: str, roles: tuple[FileRole, ...]) -> RunInput:
+        if self.abandoned.is_set():
             raise AbandonedError(f"{artifact_id} is not needed any more.")
         return outlast_outage(
-            lambda: self._bring(artifact_id, roles, held),
-            settings=self._settings,
-            abandoned=abandoned,
+            lambda: self._bring(artifact_id, roles),
+            settings=self.settings,
+            abandoned=self.abandoned,
             on_wait=lambda error: logger.warning("Input %s must wait: %s", artifact_id, error),
         )
 
-    def _bring(self, artifact_id: str, roles: tuple[FileRole, ...], held: ExitStack) -> RunInput:
+    def _bring(self, artifact_id: str, roles: tuple[FileRole, ...]) -> RunInput:
         if is_id(artifact_id, IdPrefix.UPLOAD):
-            return self._bring_upload(artifact_id, held)
+            return self._bring_upload(artifact_id)
         folder = self._describe(artifact_id)
-        name = ".".join([artifact_id, *roles])
         num_bytes = sum(entry.bytes for entry in folder.manifest.with_roles(*roles))
-        path = held.enter_context(
-            self._cache.hold(
-                name,
-                num_bytes,
-                lambda target: fetch_folder(
-                    self._store, folder.prefix, folder.manifest, target, roles
-                ),
-            )
-        )
+
+        def fetch(target: Path) -> None:
+            fetch_folder(self._reader, folder.prefix, folder.manifest, target, roles)
+
+        name = ".".join([artifact_id, *roles])
+        path = self.held.enter_context(self.cache.hold(name, num_bytes, fetch))
         return RunInput(id=artifact_id, path=path, name=folder.name)
 
     def _describe(self, artifact_id: str) -> _Folder:
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             if is_id(artifact_id, IdPrefix.CHECKPOINT):
-                row = get_checkpoint(session, artifact_id)
-                name = f"step-{row.step}"
+                checkpoint = get_checkpoint(session, artifact_id)
+                manifest = Manifest.model_validate(checkpoint.manifest)
                 return _Folder(
-                    name=name,
-                    prefix=row.prefix,
-                    manifest=Manifest.model_validate(row.manifest),
+                    name=f"step-{checkpoint.step}", prefix=checkpoint.prefix, manifest=manifest
                 )
             artifact = get_artifact(session, artifact_id)
-            return _Folder(
-                name=artifact.name,
-                prefix=artifact.prefix,
-                manifest=Manifest.model_validate(artifact.manifest),
-            )
+            manifest = Manifest.model_validate(artifact.manifest)
+            return _Folder(name=artifact.name, prefix=artifact.prefix, manifest=manifest)
 
-    def _bring_upload(self, upload_id: str, held: ExitStack) -> RunInput:
-        with self._database.reading() as session:
+    def _bring_upload(self, upload_id: str) -> RunInput:
+        with self.database.reading() as session:
             row = get_upload(session, upload_id)
         entry = _entry_of_upload(row)
-        folder = held.enter_context(
-            self._cache.hold(
-                upload_id, row.bytes, lambda target: self._fetch_upload(row.id, entry, target)
-            )
-        )
+
+        def fetch(target: Path) -> None:
+            self._fetch_upload(upload_id, entry, target)
+
+        folder = self.held.enter_context(self.cache.hold(upload_id, row.bytes, fetch))
         return RunInput(id=upload_id, path=folder / UPLOAD_NAME, name=row.filename)
 
     def _fetch_upload(self, upload_id: str, entry: FileEntry, target: Path) -> None:
         temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
         try:
-            fetch_file(self._store, upload_key(upload_id), entry, temporary / UPLOAD_NAME)
+            fetch_file(self._reader, upload_key(upload_id), entry, temporary / UPLOAD_NAME)
             temporary.rename(target)
             fsync_folder(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    @property
+    def _reader(self) -> _AbandonableReader:
+        return _AbandonableReader(self.store, self.abandoned)
 
 
 def _entry_of_upload(row: UploadRow) -> FileEntry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextvars import copy_context
 
 from shared.base.errors import LeaseLostError, UnavailableError
 from shared.base.settings import Settings
@@ -31,7 +32,10 @@ class Heartbeat:
         self._control = control
         self._settings = settings
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"heartbeat-{job_id}", daemon=True)
+        # In a copy of the context, so that its log lines carry the job's id too.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=[self._run], name=f"heartbeat-{job_id}", daemon=True
+        )
 
     def __enter__(self) -> Heartbeat:
         self._thread.start()

@@ -58,7 +58,7 @@ def run_process(
         while not _has_ended(process, tick):
             relay.pump()
             check()
-            if hung_after is None and watchdog.is_hung:
+            if hung_after is None and watchdog.is_hung():
                 hung_after = watchdog.silence
                 control.kill_hung()
         was_killed = control.given_up.is_set()

@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 BATCH_LINES = 20
 """Lines a transaction, so that other writers get their turn."""
 MAX_PENDING_LINES = 1000
-"""While so many wait for the database, the files are not read further."""
+"""While so many wait for the database, output is not read further. Events are: they announce
+checkpoints, and they are signs of life."""
 MAX_LOG_LINES = 100_000
 """Of one attempt; a process that writes more is cut off, not the database filled."""
 LAST_LOG_LINES = 15
@@ -93,7 +94,9 @@ class Relay:
         Raises LeaseLostError when the job is another worker's. An unreachable database is no
         error: everything stays pending.
         """
-        self._take_new_lines()
+        self._take_new_events()
+        if len(self._pending) < MAX_PENDING_LINES:
+            self._take_new_output()
         is_due = time.monotonic() - self._last_flush >= self._interval
         if self._pending and (is_due or len(self._pending) >= BATCH_LINES):
             try:
@@ -104,7 +107,8 @@ class Relay:
     def take_the_rest(self) -> None:
         """Take everything that an ended process has left; `flush` until it is written."""
         while not (self._events.at_end and self._log.at_end):
-            self._take_new_lines(limited=False)
+            self._take_new_events()
+            self._take_new_output()
         for raw in self._events.read_rest():
             self._take_event(raw)
         for raw in self._log.read_rest():
@@ -126,11 +130,11 @@ class Relay:
             self._is_database_away = False
         self._last_flush = time.monotonic()
 
-    def _take_new_lines(self, *, limited: bool = True) -> None:
-        if limited and len(self._pending) >= MAX_PENDING_LINES:
-            return
+    def _take_new_events(self) -> None:
         for raw in self._events.read_lines():
             self._take_event(raw)
+
+    def _take_new_output(self) -> None:
         for raw in self._log.read_lines():
             self._take_log(raw)
 

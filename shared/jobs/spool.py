@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 
 from shared.contracts.progress import CheckpointLine
 
@@ -44,7 +45,10 @@ class Spool:
             if self.failure is not None:
                 return
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
+                # In a copy of the context, so that its log lines carry the job's id too.
+                self._thread = threading.Thread(
+                    target=copy_context().run, args=[self._work], name="spool", daemon=True
+                )
                 self._thread.start()
             self._waiting.append(line)
             victims = [item for item in list(self._waiting)[:-1] if not item.meta.final]

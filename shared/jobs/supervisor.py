@@ -10,7 +10,7 @@ import errno
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ from shared.contracts.jobs import SPEC_OF_KIND
 from shared.contracts.names import FailureCode
 from shared.contracts.progress import FailedLine, NoticeLine, OutputLine, PhaseLine
 from shared.contracts.run_file import RunFile
-from shared.contracts.specs import TrainingOptions
+from shared.contracts.specs import Spec, TrainingOptions
 from shared.db.tables import JobRow
 from shared.jobs import lifecycle
 from shared.jobs.control import Control
@@ -55,7 +55,6 @@ class Supervisor:
         self._workshop = workshop
         self._job = job
         self._place = place
-        self._spec = SPEC_OF_KIND[job.kind].model_validate(job.spec)
         self._tick = settings.seconds(RELAY_SECONDS) / TICKS_IN_RELAY_INTERVAL
         self._folder = RunFolder.of(settings.data_dir, job.id, job.token)
         self._watchdog = Watchdog(settings)
@@ -84,6 +83,10 @@ class Supervisor:
         self._spool = Spool(
             upload=self._uploader.upload_checkpoint, replaced=self._uploader.discard_checkpoint
         )
+
+    @cached_property
+    def _spec(self) -> Spec:
+        return SPEC_OF_KIND[self._job.kind].model_validate(self._job.spec)
 
     @property
     def job_id(self) -> str:
@@ -169,14 +172,11 @@ class Supervisor:
             store=workshop.store,
             cache=workshop.cache,
             settings=workshop.settings,
-        )
-        fetched = fetcher.fetch(
-            job.kind,
-            job.resolved_inputs,
-            lifecycle.resume_checkpoint_id(job),
             held=held,
             abandoned=self.control.abandoned,
         )
+        resume_id = lifecycle.resume_checkpoint_id(job)
+        fetched = fetcher.fetch(job.kind, job.resolved_inputs, resume_id)
         run = RunFile(
             job_id=job.id,
             kind=job.kind,

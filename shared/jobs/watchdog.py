@@ -17,6 +17,7 @@ GAPS_KEPT = 20
 GAPS_NEEDED = 3
 """With fewer gaps seen there is no usual one."""
 GAP_FACTOR = 5
+LONGEST_STEP_SECONDS = 30.0
 
 
 class Watchdog:
@@ -27,7 +28,10 @@ class Watchdog:
         self._clock = clock
         self._phase = ""
         self._gaps: deque[float] = deque(maxlen=GAPS_KEPT)
-        self._last_line = clock()
+        self._last_line = self._last_look = clock()
+        self._longest_step = settings.seconds(LONGEST_STEP_SECONDS)
+        self.silence = 0.0
+        """Seconds without a line, as far as we were awake to listen."""
 
     def saw(self, line: ProgressMessage) -> None:
         """Note a line."""
@@ -36,7 +40,8 @@ class Watchdog:
             self._phase = line.phase
         elif self._phase == TRAINING_PHASE:
             self._gaps.append(now - self._last_line)
-        self._last_line = now
+        self._last_line = self._last_look = now
+        self.silence = 0.0
 
     @property
     def budget(self) -> float:
@@ -46,12 +51,13 @@ class Watchdog:
         usual = GAP_FACTOR * median(self._gaps)
         return max(usual, self._settings.seconds(SILENCE_SECONDS))
 
-    @property
-    def silence(self) -> float:
-        """Seconds since the last line."""
-        return self._clock() - self._last_line
-
-    @property
     def is_hung(self) -> bool:
-        """Whether the silence is too long."""
+        """Whether the silence is too long; call it often.
+
+        Between two calls only a little time counts: when we ourselves were stopped meanwhile (a
+        frozen container, a debugger), the process may have been too.
+        """
+        now = self._clock()
+        self.silence += min(now - self._last_look, self._longest_step)
+        self._last_look = now
         return self.silence > self.budget

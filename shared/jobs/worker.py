@@ -86,17 +86,24 @@ class Worker:
             slot.ring()
 
     def _stay_alive(self) -> None:
-        self._alive_file.parent.mkdir(parents=True, exist_ok=True)
         next_touch = next_heartbeat = time.monotonic()
         while not self._stop_signals:
             now = time.monotonic()
             if now >= next_touch:
                 next_touch = now + self._settings.seconds(ALIVE_SECONDS)
-                self._alive_file.touch()
+                self._touch()
             if now >= next_heartbeat:
                 next_heartbeat = now + self._settings.seconds(HEARTBEAT_SECONDS)
                 self._show_presence()
             time.sleep(SIGNAL_TICK_SECONDS)
+
+    def _touch(self) -> None:
+        """For a liveness probe: this file is young as long as the worker lives."""
+        try:
+            self._alive_file.parent.mkdir(parents=True, exist_ok=True)
+            self._alive_file.touch()
+        except OSError as error:
+            logger.warning("No sign of life at %s: %s", self._alive_file, error)
 
     def _show_presence(self) -> None:
         running = [slot.job_id for slot in self._slots if slot.job_id]
@@ -114,7 +121,7 @@ class Worker:
             slot.drain()
         has_killed = False
         while waiting := [slot for slot in self._slots if not slot.wait(DRAIN_TICK_SECONDS)]:
-            self._alive_file.touch()
+            self._touch()
             if self._stop_signals > 1 and not has_killed:
                 has_killed = True
                 self._kill(waiting)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -20,6 +22,13 @@ from shared.base.files import fsync_folder, sha256_of, write_bytes
 from shared.contracts.manifest import MANIFEST_NAME, ROLE_OF_FILE, FileEntry, Manifest
 from shared.contracts.names import FileRole
 from shared.storage.base import ObjectStore
+
+
+class Readable(Protocol):
+    """What fetching needs of an object store."""
+
+    def stream(self, key: str) -> AbstractContextManager[Iterator[bytes]]:
+        """Open an object as chunks, as `ObjectStore.stream` does."""
 
 
 def describe_folder(folder: Path) -> tuple[FileEntry, ...]:
@@ -57,7 +66,7 @@ def store_folder(store: ObjectStore, prefix: str, folder: Path, manifest: Manife
 
 
 def fetch_folder(
-    store: ObjectStore,
+    store: Readable,
     prefix: str,
     manifest: Manifest,
     target: Path,
@@ -83,7 +92,7 @@ def fetch_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def fetch_file(store: ObjectStore, key: str, entry: FileEntry, target: Path) -> None:
+def fetch_file(store: Readable, key: str, entry: FileEntry, target: Path) -> None:
     """Download one object to `target`, fsynced, and verify it against `entry`.
 
     Raises IntegrityError; `target` may then hold a part. Use it on a temporary name.

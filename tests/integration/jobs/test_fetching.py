@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from shared.jobs.cache import InputCache
 from shared.jobs.fetching import FetchedInputs, InputFetcher
 from shared.jobs.retries import AbandonedError
 from shared.storage.keys import upload_key
+from shared.storage.local import LocalStore
 from tests.support.job_bench import JobBench
 from tests.support.programs import Script
 
@@ -48,16 +49,18 @@ def fetch(
     *,
     abandoned: bool = False,
 ) -> FetchedInputs:
+    event = threading.Event()
+    if abandoned:
+        event.set()
     fetcher = InputFetcher(
         database=bench.database,
         store=bench.store,
         cache=InputCache(bench.settings.data_dir / "cache", max_bytes=1 << 30),
         settings=bench.settings,
+        held=held,
+        abandoned=event,
     )
-    event = threading.Event()
-    if abandoned:
-        event.set()
-    return fetcher.fetch(kind, ids, resume_id, held=held, abandoned=event)
+    return fetcher.fetch(kind, ids, resume_id)
 
 
 def add_upload_of(bench: JobBench, content: bytes, *, stored: bytes | None = None) -> str:
@@ -135,3 +138,26 @@ def test_nothing_is_fetched_for_a_job_that_nobody_wants(bench: JobBench, held: E
     with pytest.raises(AbandonedError):
         fetch(bench, held, JobKind.INGEST, {"upload": upload_id}, abandoned=True)
     assert not (bench.settings.data_dir / "cache").exists()
+
+
+def test_download_ends_when_nobody_wants_it_any_more(bench: JobBench, held: ExitStack) -> None:
+    upload_id = add_upload_of(bench, bytes(3 << 20))
+    abandoned = threading.Event()
+
+    class CancelledMeanwhile(LocalStore):
+        @contextmanager
+        def stream(self, key: str, *, offset: int = 0) -> Iterator[Iterator[bytes]]:
+            with super().stream(key, offset=offset) as chunks:
+                yield (abandoned.set() or chunk for chunk in chunks)
+
+    fetcher = InputFetcher(
+        database=bench.database,
+        store=CancelledMeanwhile(bench.settings.data_dir / "objects"),
+        cache=InputCache(bench.settings.data_dir / "cache", max_bytes=1 << 30),
+        settings=bench.settings,
+        held=held,
+        abandoned=abandoned,
+    )
+    with pytest.raises(AbandonedError):
+        fetcher.fetch(JobKind.INGEST, {"upload": upload_id}, None)
+    assert names_in(bench.settings.data_dir / "cache") == {".locks"}
