@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from services.trainer.device import choose_device
 from services.trainer.export import export
 from services.trainer.loop import Outcome
 from services.trainer.training import Outside, train
@@ -34,7 +35,6 @@ class _SignalledInterruption:
 
 def main(run: RunFile, reporter: Reporter, stop: StopSignal) -> ExitCode:
     """Do the job of the run file's kind."""
-    os.nice(NICENESS)
     if isinstance(run.spec, ExportSpec):
         export(run, run.spec, report=reporter.send, publish=publish_folder)
         return ExitCode.DONE
@@ -42,6 +42,8 @@ def main(run: RunFile, reporter: Reporter, stop: StopSignal) -> ExitCode:
         raise JobFailedError(
             f"The trainer does not know jobs of kind {run.kind}.", code=FailureCode.BAD_SPEC
         )
+    if choose_device(run.spec.device).type == "cpu":
+        os.nice(NICENESS)
     interruption = _SignalledInterruption(stop)
     outside = Outside(report=reporter.send, publish=publish_folder, interruption=interruption)
     if train(run, run.spec, outside) is Outcome.FINISHED:

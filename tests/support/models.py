@@ -115,7 +115,7 @@ def _write_split(
         mask = np.concatenate([np.array(mask, MASK_TYPE) for _, mask in documents])
         mask.tofile(shard_path(folder, split, 0, ".mask"))
         learned = int(mask.sum())
-    text_bytes = int(token_bytes[tokens].sum())
+    text_bytes = int(token_bytes[tokens % len(token_bytes)].sum())
     return SplitIndex(
         shards=1,
         documents=len(documents),
