@@ -1,0 +1,235 @@
+"""Generating with the key/value cache beside computing the whole text anew for each token.
+
+    python -m benchmarks.generate [--runs 5] [--threads N] [--new-tokens 64]
+
+The reference preset with random weights in float32 on the CPU, greedy. First the cache: a prompt of
+400 tokens and its continuation, through the engine and by the training module, which computes the
+head for the last position only; the tokens must be the same. Then the engine's tokens/s for 1, 8
+and 32 requests at once (prompts of 32 tokens, 128 new ones each). Both sides take turns; medians
+are shown. Writes benchmarks/results/generate.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Sequence as Items
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+
+from services.inference.attention import SdpaBackend
+from services.inference.detokenizer import Detokenizer
+from services.inference.engine import Engine, StepStats
+from services.inference.kv_cache import KVCachePool
+from services.inference.loaded_model import LoadedModel
+from services.inference.network import Network
+from services.inference.scheduler import Scheduler
+from services.inference.sequence import SamplingParams, Sequence
+from shared.base.files import write_bytes
+from shared.base.version import code_version
+from shared.contracts.model_config import ModelConfig
+from shared.contracts.serving import ModelPointer
+from shared.model.transformer import Transformer
+from shared.text.tokenizer import Tokenizer
+
+RESULT = Path(__file__).parent / "results" / "generate.json"
+CONTEXT = 400
+BATCHES = (1, 8, 32)
+BATCH_PROMPT, BATCH_NEW = 32, 128
+CPU = torch.device("cpu")
+
+
+class NoObserver:
+    """Listens to nothing."""
+
+    def on_step(self, stats: StepStats) -> None:
+        """See EngineObserver."""
+
+    def on_token(self, sequence: Sequence, seconds: float) -> None:
+        """See EngineObserver."""
+
+    def on_finish(self, sequence: Sequence) -> None:
+        """See EngineObserver."""
+
+
+def random_model(config: ModelConfig) -> Transformer:
+    """Weights at which every layer matters; a trained model costs the same."""
+    model = Transformer(config)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            std = parameter.shape[1] ** -0.5
+            torch.nn.init.normal_(parameter, std=std, generator=generator)
+    return model.eval()
+
+
+def load(model: Transformer) -> LoadedModel:
+    """The same weights laid out for generation."""
+    pool = KVCachePool(num_slots=max(BATCHES), device=CPU, dtype=torch.float32)
+    pointer = ModelPointer(
+        model="benchmark", version=1, seq=1, checkpoint_id="none", manifest_key="none",
+        manifest_sha256="0" * 64, stage="pretrain", published_at=datetime.now(UTC),
+    )  # fmt: skip
+    return LoadedModel(
+        pointer=pointer,
+        tokenizer=cast(Tokenizer, None),  # the engine is given ids and needs none
+        network=Network(model.config, model.state_dict(), device=CPU, dtype=torch.float32),
+        cache=pool.cache_for(model.config),
+        attention=SdpaBackend(),
+        device=CPU,
+    )
+
+
+def with_cache(
+    model: LoadedModel, prompts: Items[list[int]], new_tokens: int
+) -> tuple[float, list[list[int]]]:
+    """Seconds for the engine to answer all prompts at once, and the answers."""
+    slots = max(BATCHES)
+    scheduler = Scheduler(num_slots=slots, token_budget=512, max_waiting=slots)
+    engine = Engine(scheduler, lambda _: None, NoObserver())
+    contents = (b"",) * model.network.config.vocab_size
+    sequences = [
+        Sequence(
+            model=model,
+            prompt=tuple(prompt),
+            sampling=SamplingParams(max_tokens=new_tokens, seed=0, temperature=0.0),
+            detokenizer=Detokenizer(contents),
+            capacity=model.context_length,
+        )
+        for prompt in prompts
+    ]
+    start = time.perf_counter()
+    for sequence in sequences:
+        engine.submit(sequence)
+    while engine.step():
+        pass
+    seconds = time.perf_counter() - start
+    return seconds, [one.tokens[len(one.prompt) :] for one in sequences]
+
+
+@torch.inference_mode()
+def without_cache(
+    model: Transformer, prompt: list[int], new_tokens: int
+) -> tuple[float, list[int]]:
+    """Seconds to compute the whole text anew for each token, and the tokens."""
+    ids = list(prompt)
+    start = time.perf_counter()
+    for _ in range(new_tokens):
+        last = model.hidden(torch.tensor([ids]))[0, -1]
+        ids.append(int(F.linear(last, model.head_weight).argmax()))
+    return time.perf_counter() - start, ids[len(prompt) :]
+
+
+def compare(
+    model: Transformer, loaded: LoadedModel, *, runs: int, new_tokens: int
+) -> dict[str, Any]:
+    """The cache's gain at a context of 400 tokens."""
+    generator = torch.Generator().manual_seed(1)
+    prompt = torch.randint(model.config.vocab_size, (CONTEXT,), generator=generator).tolist()
+    with_cache(loaded, [prompt], 2)
+    without_cache(model, prompt, 2)
+    cached, uncached, one = [], [], []
+    same = True
+    for _ in range(runs):
+        seconds, (found,) = with_cache(loaded, [prompt], new_tokens)
+        cached.append(seconds)
+        one.append(with_cache(loaded, [prompt], 1)[0])
+        seconds, expected = without_cache(model, prompt, new_tokens)
+        uncached.append(seconds)
+        same = same and found == expected
+    whole, prefill, slow = map(statistics.median, (cached, one, uncached))
+    step = (whole - prefill) / (new_tokens - 1)
+    return {
+        "context": CONTEXT,
+        "new_tokens": new_tokens,
+        "same_tokens": same,
+        "with_cache_s": whole,
+        "without_cache_s": slow,
+        "ratio": slow / whole,
+        "with_cache_ms_a_token": step * 1e3,
+        "without_cache_ms_a_token": slow / new_tokens * 1e3,
+        "ratio_a_token": slow / new_tokens / step,
+    }
+
+
+def throughput(loaded: LoadedModel, *, runs: int) -> list[dict[str, Any]]:
+    """Tokens/s for several requests at once."""
+    generator = torch.Generator().manual_seed(2)
+    vocab_size = loaded.network.config.vocab_size
+    prompts = torch.randint(vocab_size, (max(BATCHES), BATCH_PROMPT), generator=generator).tolist()
+    alone: dict[str, Any] = {}
+    rows = []
+    for batch in BATCHES:
+        rates = []
+        for _ in range(runs):
+            seconds, answers = with_cache(loaded, prompts[:batch], BATCH_NEW)
+            rates.append(batch * BATCH_NEW / seconds)
+        alone = alone or {"rate": statistics.median(rates), "answer": answers[0]}
+        rate = statistics.median(rates)
+        rows.append(
+            {
+                "requests": batch,
+                "tokens_per_second": rate,
+                "ratio_to_one": rate / alone["rate"],
+                "same_tokens_as_alone": answers[0] == alone["answer"],
+            }
+        )
+    return rows
+
+
+def print_tables(result: dict[str, Any]) -> None:
+    """The figures for people."""
+    cache = result["cache"]
+    print(f"{CONTEXT}-token prompt, {cache['new_tokens']} new tokens, {result['threads']} threads")
+    print(f"{'':24}{'with cache':>12}{'without':>12}{'ratio':>8}")
+    for label, key, ratio in (
+        ("whole answer, s", "_s", "ratio"),
+        ("a token, ms", "_ms_a_token", "ratio_a_token"),
+    ):
+        values = f"{cache[f'with_cache{key}']:12.3f}{cache[f'without_cache{key}']:12.3f}"
+        print(f"{label:24}{values}{cache[ratio]:8.1f}")
+    print(f"same tokens: {'yes' if cache['same_tokens'] else 'NO'}\n")
+    print(f"{'requests at once':24}{'tokens/s':>12}{'':12}{'ratio':>8}")
+    for row in result["throughput"]:
+        rate = f"{row['tokens_per_second']:12.0f}"
+        print(f"{row['requests']:<24}{rate}{'':12}{row['ratio_to_one']:8.1f}")
+
+
+def main() -> None:
+    """Measure, print, write; exits with 1 when the cache changes a token."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = random_model(ModelConfig())
+    loaded = load(model)
+    result = {
+        "model": model.config.model_dump(),
+        "threads": options.threads,
+        "runs": options.runs,
+        "load_average_at_start": os.getloadavg()[0],
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "code": code_version(),
+        "cache": compare(model, loaded, runs=options.runs, new_tokens=options.new_tokens),
+        "throughput": throughput(loaded, runs=options.runs),
+    }
+    print_tables(result)
+    write_bytes(RESULT, (json.dumps(result, indent=2) + "\n").encode())
+    if not result["cache"]["same_tokens"]:
+        sys.exit("the cache changed a token")
+
+
+if __name__ == "__main__":
+    main()
