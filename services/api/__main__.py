@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 
@@ -61,8 +62,9 @@ def bind(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise StartupError(
-            f"Cannot listen on {host}:{port}: {error.strerror}. Stop what uses the port, or set "
+            f"Cannot listen on {host}:{port}: {reason}. Stop what uses the port, or set "
             "RYANGPT_API_PORT."
         ) from error
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import anyio
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
-from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from fastapi.sse import format_sse_event
 from starlette.types import Message, Send
 
 from services.api.context import ApiContext
@@ -33,6 +33,8 @@ from shared.jobs.report import render_report
 from shared.storage.keys import report_key
 
 RETRY_MILLISECONDS = 3000
+KEEPALIVE = b": still here\n"
+"""A comment line; without the empty line that some clients take for an empty event."""
 SEND_SECONDS = 30.0
 """A client that takes nothing for so long is cut."""
 
@@ -110,7 +112,7 @@ async def stream_events(
 
 
 async def _encoded(hub: EventHub, job_id: str, after: int) -> AsyncIterator[bytes]:
-    yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
+    yield f"retry: {RETRY_MILLISECONDS}\n".encode()
     async with aclosing(hub.follow(job_id, after=after)) as told:
         async for item in told:
             if isinstance(item, EventView):
@@ -118,7 +120,7 @@ async def _encoded(hub: EventHub, job_id: str, after: int) -> AsyncIterator[byte
             elif isinstance(item, JobEnded):
                 yield format_sse_event(data_str=f'{{"state":"{item.state}"}}', event="done")
             elif item is Signal.QUIET:
-                yield KEEPALIVE_COMMENT
+                yield KEEPALIVE
 
 
 @router.get("/metrics")

@@ -71,8 +71,7 @@ async def forward_to_inference(context: ApiContext, request: Request, path: str)
         raise NotFoundError(f"There is nothing at {request.url.path}.")
     upstream_request = context.inference.build_request(
         request.method,
-        f"/v1/{path}",
-        params=request.url.query or None,
+        _upstream_url(context.inference.base_url, path, request.scope["query_string"]),
         headers=_request_headers(request),
         content=await request.body(),
     )
@@ -129,6 +128,12 @@ class ForwardedResponse(Response):
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": body})
+
+
+def _upstream_url(base: httpx.URL, path: str, query: bytes) -> httpx.URL:
+    """The path is known to need no quoting; the query passes byte by byte."""
+    raw_path = base.raw_path.rstrip(b"/") + f"/v1/{path}".encode()
+    return base.copy_with(raw_path=raw_path + b"?" + query if query else raw_path)
 
 
 def _request_headers(request: Request) -> list[tuple[bytes, bytes]]:
