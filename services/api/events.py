@@ -8,7 +8,7 @@ reading: `EventStream` below bounds every single send.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated
 
@@ -18,15 +18,17 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from fastapi.sse import format_sse_event
 from starlette.types import Message, Send
 
-from services.api.context import ApiContext
+from services.api.context import ApiContext, Context
 from services.api.hub import EventHub, JobEnded, Signal
 from services.api.parameters import MAX_SEQ, AfterSeq, JobId
 from shared.base.errors import NotFoundError
+from shared.contracts.names import TERMINAL_STATES
 from shared.contracts.views import CheckpointView, EventView, MetricsView, Page
 from shared.db.repositories.jobs import get_job
 from shared.db.repositories.stream import read_logs
 from shared.db.repositories.watch import StreamHead, stream_heads
 from shared.db.session import Database
+from shared.db.tables import JobRow
 from shared.jobs import listings
 from shared.jobs.plot import render_loss_svg
 from shared.jobs.report import render_report
@@ -64,6 +66,10 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
+    def __init__(self, events: AsyncGenerator[bytes]) -> None:
+        super().__init__(events, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._events = events
+
     async def stream_response(self, send: Send) -> None:
         """Send the events, each within the time limit."""
 
@@ -75,6 +81,8 @@ class EventStream(StreamingResponse):
             await super().stream_response(timely)
         except TimeoutError:
             logger.info("A client has not read its event stream for %.0f s: cut.", SEND_SECONDS)
+        finally:
+            await self._events.aclose()  # or the hub would serve it until it is collected
 
 
 @router.get("/events")
@@ -105,13 +113,10 @@ async def stream_events(
     """
     await anyio.to_thread.run_sync(_require_job, context.database, job_id)
     start = after if last_event_id is None else last_event_id
-    return EventStream(
-        _encoded(context.hub, job_id, start),
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
+    return EventStream(_encoded(context.hub, job_id, start))
 
 
-async def _encoded(hub: EventHub, job_id: str, after: int) -> AsyncIterator[bytes]:
+async def _encoded(hub: EventHub, job_id: str, after: int) -> AsyncGenerator[bytes]:
     yield f"retry: {RETRY_MILLISECONDS}\n".encode()
     async with aclosing(hub.follow(job_id, after=after)) as told:
         async for item in told:
@@ -160,10 +165,9 @@ def list_job_checkpoints(context: ApiContext, job_id: JobId) -> Page[CheckpointV
 @router.get("/report", response_class=PlainTextResponse)
 def read_report(context: ApiContext, job_id: JobId) -> Response:
     """The run's report in Markdown: as stored at its end, before that as things stand."""
-    _require_job(context.database, job_id)
-    try:
-        report = context.store.get_bytes(report_key(job_id)).decode()
-    except NotFoundError:
+    job = _require_job(context.database, job_id)
+    report = _stored_report(context, job_id) if job.state in TERMINAL_STATES else None
+    if report is None:
         report = render_report(context.database, job_id)
     return Response(report, media_type="text/markdown; charset=utf-8")
 
@@ -179,6 +183,13 @@ def read_plot(context: ApiContext, job_id: JobId) -> Response:
     return Response(svg, media_type="image/svg+xml", headers=csp)
 
 
-def _require_job(database: Database, job_id: str) -> None:
+def _require_job(database: Database, job_id: str) -> JobRow:
     with database.reading() as session:
-        get_job(session, job_id)
+        return get_job(session, job_id)
+
+
+def _stored_report(context: Context, job_id: str) -> str | None:
+    try:
+        return context.store.get_bytes(report_key(job_id)).decode()
+    except NotFoundError:
+        return None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
 
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import Message
 
+from services.api import events
 from shared.contracts.progress import LogLine, MetricsLine, NoticeLine, PhaseLine, SampleLine
 from shared.contracts.views import CheckpointView
 from shared.db.session import Database
@@ -58,13 +62,13 @@ def test_events_are_paged_in_order_without_gaps(client: TestClient, trained: Job
 
 
 def test_events_have_types_and_data(client: TestClient, trained: JobRow) -> None:
-    events = client.get(f"/v1/jobs/{trained.id}/events").json()["data"]
-    types = [event["type"] for event in events]
+    entries = client.get(f"/v1/jobs/{trained.id}/events").json()["data"]
+    types = [entry["type"] for entry in entries]
     assert types[:3] == ["state", "state", "phase"]
     assert types.count("metrics") == 11
     assert types[-1] == "state"
-    assert events[-1]["data"]["state"] == "succeeded"
-    first = next(event for event in events if event["type"] == "metrics")
+    assert entries[-1]["data"]["state"] == "succeeded"
+    first = next(entry for entry in entries if entry["type"] == "metrics")
     assert first["data"] == {"series": "train", "step": 1, "tokens": 64, "values": {"loss": 9.0}}
 
 
@@ -130,6 +134,38 @@ def test_the_report_is_live_until_it_is_stored(
     assert "| Final training loss | 0.9000 | 3.44 |" in live.text
     store.put_bytes(report_key(trained.id), b"# As it was at the end\n")
     assert client.get(f"/v1/jobs/{trained.id}/report").text == "# As it was at the end\n"
+
+
+def test_a_running_job_s_report_is_never_a_stored_one(
+    client: TestClient, database: Database, store: ObjectStore
+) -> None:
+    with database.transaction() as session:
+        job = rows.running_training(session)
+    store.put_bytes(report_key(job.id), b"of an earlier attempt")
+    assert client.get(f"/v1/jobs/{job.id}/report").text.startswith("# Pretraining: train\n")
+
+
+def test_a_client_that_reads_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "SEND_SECONDS", 0.01)
+    ended: list[str] = []
+
+    async def endless() -> AsyncGenerator[bytes]:
+        try:
+            while True:
+                yield b": x\n"
+        finally:
+            ended.append("events")
+
+    async def stuck(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with asyncio.timeout(10):
+            await events.EventStream(endless()).stream_response(stuck)
+
+    asyncio.run(scenario())
+    assert ended == ["events"]
 
 
 def test_only_training_has_a_report(client: TestClient) -> None:
