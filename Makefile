@@ -50,11 +50,12 @@ fmt: $(DEV) ## Format and sort imports
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
+BENCHMARKS := $(filter-out __init__ gpu_check,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(DEV) ## Measure beside peers; prints ratio tables
-	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 gpu-check: $(RUN) ## On a box with a GPU: train, resume, generate; prints speed and memory
-	@$(BIN)/python benchmarks/gpu_check.py
+	@$(BIN)/python -m benchmarks.gpu_check
 
 reset: $(RUN) ## Delete the data folder (jobs, data, models) after asking
 	@$(BIN)/ryangpt reset

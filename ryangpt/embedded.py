@@ -46,12 +46,12 @@ class Platform:
     @property
     def url(self) -> str:
         """Address of the API on this machine."""
-        return f"http://127.0.0.1:{self.settings.api_port}"
+        return _address(self.settings.api_host, self.settings.api_port)
 
     @property
     def inference_url(self) -> str:
         """Address of the inference service on this machine."""
-        return f"http://127.0.0.1:{self.settings.inference_port}"
+        return _address(self.settings.inference_host, self.settings.inference_port)
 
     def start(self) -> None:
         """Start everything and return once it is healthy.
@@ -61,12 +61,13 @@ class Platform:
         """
         _check_installed()
         folder = self._owned.enter_context(open_data_folder(self.settings.data_dir))
-        _check_port(self.settings.api_host, self.settings.api_port, "api_port")
-        _check_port(self.settings.inference_host, self.settings.inference_port, "inference_port")
+        for service in SERVERS:
+            _check_door(self.settings, service)
         variables = {
             "RYANGPT_DATA_DIR": str(folder),
             "RYANGPT_API_PORT": str(self.settings.api_port),
             "RYANGPT_INFERENCE_PORT": str(self.settings.inference_port),
+            "RYANGPT_INFERENCE_URL": self.settings.inference_url or self.inference_url,
             "PYTHONUNBUFFERED": "1",
             "PYTHONSAFEPATH": "1",  # a folder `services` where the user stands is not ours
         }
@@ -176,7 +177,10 @@ def _check_installed() -> None:
         )
 
 
-def _check_port(host: str, port: int, setting: str) -> None:
+def _check_door(settings: Settings, service: str) -> None:
+    """Raise StartupError when a service may not, or cannot, listen where it is told to."""
+    host, port = getattr(settings, f"{service}_host"), getattr(settings, f"{service}_port")
+    settings.refuse_open_door(host)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -184,8 +188,14 @@ def _check_port(host: str, port: int, setting: str) -> None:
         except OSError as error:
             raise StartupError(
                 f"Port {port} on {host} cannot be used: {error.strerror}.",
-                hint=f"Choose another one with --{setting} or RYANGPT_{setting.upper()}.",
+                hint=f"Choose another one with --{service}_port or RYANGPT_{service.upper()}_PORT.",
             ) from error
+
+
+def _address(host: str, port: int) -> str:
+    """Where this machine reaches a server that listens on `host`."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)
+    return f"http://{reachable}:{port}"
 
 
 def _is_live(client: Client) -> bool:

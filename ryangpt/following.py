@@ -103,5 +103,6 @@ def failures(jobs: Jobs) -> list[str]:
         if job.state is not JobState.SUCCEEDED:
             reason = f": {job.error.message}" if job.error else ""
             hint = f" {job.error.hint}" if job.error and job.error.hint else ""
-            lines.append(f"{key} ({job.id}) {job.state}{reason}{hint}")
+            name = job.id if key == job.id else f"{key} ({job.id})"
+            lines.append(f"{name} {job.state}{reason}{hint}")
     return lines

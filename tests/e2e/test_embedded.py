@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ryangpt import Client
@@ -150,3 +151,18 @@ def test_a_dead_process_stops_everything_and_is_named(tmp_path: Path) -> None:
         assert "The process `inference` ended unexpectedly (killed by SIGKILL)" in (
             platform.last_log_lines()
         )
+
+
+def test_ctrl_c_while_starting_leaves_nothing(tmp_path: Path) -> None:
+    ports = {
+        "RYANGPT_API_PORT": str(free_port()), "RYANGPT_INFERENCE_PORT": str(free_port()),
+    }  # fmt: skip
+    environment = {**os.environ, **ports, "RYANGPT_DATA_DIR": str(tmp_path / "data")}
+    with subprocess.Popen([RYANGPT, "up"], env=environment, stdout=subprocess.PIPE) as process:
+        own = psutil.Process(process.pid)
+        wait_until(lambda: len(own.children()) > 1, "some processes are starting")
+        processes = [own, *own.children(recursive=True)]
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=120)[0].decode()
+    assert (process.returncode, output.splitlines()[-1]) == (0, "Stopped.")
+    assert_gone(processes)
