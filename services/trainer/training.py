@@ -149,8 +149,8 @@ def _open_session(run: RunFile, spec: TrainSpec | FinetuneSpec, outside: Outside
     )
     plan = make_plan(spec, model.config, material.data.num_sequences)
     logger.info(
-        "%s: %d parameters on %s in %s, %d steps of %d x %d sequences, peak lr %.3g",
-        material.stage, model.config.num_parameters, device_name(device), dtype,
+        "%s: %d parameters on %s in %s (torch %s), %d steps of %d x %d sequences, peak lr %.3g",
+        material.stage, model.config.num_parameters, device_name(device), dtype, torch.__version__,
         plan.total_steps, plan.accumulation, plan.batch_size, plan.schedule.peak,
     )  # fmt: skip
     return Session(

@@ -160,8 +160,8 @@ def _samples(facts: RunFacts) -> list[str]:
         return []
     lines = ["## Samples", "", "Greedy, unedited, the last of each prompt."]
     for prompt, event in newest.items():
-        lines += ["", f"Step {event.data['step']:,}:", "", *_quoted(f"{prompt}"), ""]
-        lines += _quoted(str(event.data["text"])[:MAX_SAMPLE_CHARS])
+        lines += ["", f"Step {event.data['step']:,}, prompt:", "", *_quoted(str(prompt))]
+        lines += ["", "answer:", "", *_quoted(str(event.data["text"])[:MAX_SAMPLE_CHARS])]
     return lines
 
 
@@ -251,8 +251,12 @@ def _environment(facts: RunFacts) -> list[str]:
         for event in facts.events
         if event.type is EventType.NOTICE
     ]
-    listed = ["", "Notices:", "", *notices[-MAX_NOTICES:]] if notices else []
-    return ["## Environment", "", *_table(("", ""), rows), *listed]
+    lines = ["## Environment", "", *_table(("", ""), rows)]
+    if facts.first_log_lines:
+        lines += ["", "The process at its start:", "", *_quoted("\n".join(facts.first_log_lines))]
+    if notices:
+        lines += ["", "Notices:", "", *notices[-MAX_NOTICES:]]
+    return lines
 
 
 def _table(header: Sequence[str], rows: Iterable[Row]) -> list[str]:

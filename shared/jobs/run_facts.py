@@ -23,6 +23,8 @@ from shared.db.repositories import artifacts, checkpoints, jobs, stream
 from shared.db.tables import ArtifactRow, CheckpointRow, EventRow, JobRow
 from shared.jobs import listings
 
+FIRST_LOG_LINES = 8
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
@@ -67,6 +69,8 @@ class RunFacts:
     checkpoints: tuple[CheckpointView, ...]
     events: tuple[EventRow, ...]
     """Samples, notices and changes of state, in order."""
+    first_log_lines: tuple[str, ...]
+    """What the first attempt's process wrote at its start: device, number format, plan."""
 
     def newest(self, series: str, value: str) -> float | None:
         """The last value of a curve."""
@@ -116,6 +120,9 @@ def gather_run_facts(session: Session, job_id: str) -> RunFacts:
         curves=listings.read_curves(session, job_id),
         checkpoints=tuple(listings.job_checkpoints(session, job_id)),
         events=tuple(sorted(events, key=lambda event: event.seq)),
+        first_log_lines=tuple(
+            row.line for row in stream.read_logs(session, job_id, after=0, limit=FIRST_LOG_LINES)
+        ),
     )
 
 

@@ -23,6 +23,7 @@ from shared.db.session import Database
 from shared.jobs.cache import InputCache
 from shared.jobs.presence import worker_gone, worker_heartbeat
 from shared.jobs.queue import Hints
+from shared.jobs.report import render_report
 from shared.jobs.slots import Slot, make_slots
 from shared.jobs.timing import ALIVE_SECONDS, HEARTBEAT_SECONDS
 from shared.jobs.wakeups import WakeListener
@@ -58,6 +59,7 @@ class Worker:
             store=open_store(settings),
             cache=InputCache(settings.data_dir / "cache", max_bytes=settings.cache_bytes),
             changed=partial(self._hints.publish, HintChannel.EVENTS),
+            render_report=render_report,
             programs=programs,
         )
         self._slots = make_slots(workshop, self._lanes, worker_id=self.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.base.errors import ConflictError, NotFoundError
-from shared.contracts.progress import MetricsLine, NoticeLine, SampleLine
+from shared.contracts.progress import LogLine, MetricsLine, NoticeLine, SampleLine
 from shared.db.session import Database
 from shared.db.tables import JobRow
 from shared.jobs.lifecycle import succeed
@@ -38,6 +38,7 @@ def train(database: Database, **spec: object) -> JobRow:
                 SampleLine(step=5, prompt="Once", text="an early one"),
                 SampleLine(step=10, prompt="Once", text="upon\n# no heading"),
                 NoticeLine(message="<b>bold</b> | `code`"),
+                LogLine(line="on cpu in torch.float32"),
             ],
         )  # fmt: skip
         rows.commit(session, job, 10, final=True)
@@ -95,6 +96,7 @@ def test_what_users_and_models_wrote_is_no_markup(database: Database) -> None:
     report = render_report(database, train(database).id)
     assert "    upon\n    # no heading\n" in report
     assert "an early one" not in report
+    assert "The process at its start:\n\n    on cpu in torch.float32\n" in report
     assert "- \\<b\\>bold\\</b\\> | \\`code\\`" in report
 
 
