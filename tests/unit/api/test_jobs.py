@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -125,6 +126,18 @@ def test_the_same_key_and_request_is_done_once(
     assert second.json() == first.json()
     assert second.headers["location"] == first.headers["location"]
     assert len(client.get(path).json()["data"]) == 1
+
+
+def test_the_same_key_from_many_clients_at_once_makes_one_job(client: TestClient) -> None:
+    def send(_number: int) -> tuple[int, str]:
+        headers = {"Idempotency-Key": "at-once"}
+        response = client.post("/v1/jobs", json=rows.INGEST, headers=headers)
+        return response.status_code, response.json()["id"]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = set(pool.map(send, range(16)))
+    (job,) = client.get("/v1/jobs").json()["data"]
+    assert answers == {(201, job["id"])}
 
 
 def test_spelling_out_a_default_is_the_same_request(client: TestClient) -> None:
