@@ -86,6 +86,7 @@ class _Batch:
             self._add_event(seq, line)
 
     def _add_metrics(self, seq: int, line: MetricsLine) -> None:
+        values = finite_values(line.values)
         self.metrics.append(
             MetricRow(
                 job_id=self.row.id,
@@ -95,7 +96,8 @@ class _Batch:
                 step=line.step,
                 tokens=line.tokens,
                 at=self.now,
-                values=finite_values(line.values),
+                values=values,
+                loss=values.get("loss"),
             )
         )
 

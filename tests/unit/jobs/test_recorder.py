@@ -187,7 +187,7 @@ def test_a_thinned_curve_keeps_its_spikes(database: Database) -> None:
         whole = losses(session, job.id)
         assert [step for step, _ in whole] == list(range(1000))
         thin = losses(session, job.id, max_points=20)
-        assert len(thin) == 20
+        assert len(thin) == 20  # the newest point is its interval's lowest
         assert {(537, 99.0), (211, -5.0), (0, 1000.0), (999, 1.0)} <= set(thin)
         assert thin == sorted(thin)
         assert losses(session, job.id, max_points=1000) == whole

@@ -109,7 +109,11 @@ def _create_jobs() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name="pk_jobs"),
     )
-    op.create_index("ix_jobs_claimable", "jobs", ["state", "queue", "priority", "created_at"])
+    op.create_index(
+        "ix_jobs_claimable",
+        "jobs",
+        ["state", "queue", sa.column("priority").desc(), "created_at", "id"],
+    )
     op.create_index("ix_jobs_pipeline_id", "jobs", ["pipeline_id"])
     op.create_index("ix_jobs_retry_of", "jobs", ["retry_of"])
     op.create_index("ix_jobs_reuse_key", "jobs", ["reuse_key"])
@@ -155,6 +159,7 @@ def _create_metrics() -> None:
         sa.Column("tokens", sa.BigInteger(), nullable=False),
         sa.Column("at", MOMENT, nullable=False),
         sa.Column("values", sa.JSON(), nullable=False),
+        sa.Column("loss", sa.Float(), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_metrics_job_id_jobs"),
         sa.PrimaryKeyConstraint("job_id", "seq", name="pk_metrics"),
         sa.UniqueConstraint(
