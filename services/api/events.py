@@ -100,7 +100,7 @@ def list_events(
     return Page(data=shown, has_more=has_more, next_after=str(shown[-1].seq) if has_more else None)
 
 
-@router.get("/events/stream", response_class=EventStream)
+@router.get("/events/stream", status_code=200, response_class=EventStream)
 async def stream_events(
     context: ApiContext,
     job_id: JobId,
