@@ -81,6 +81,7 @@ class SyntheticRun:
             position=replace(self.position),  # the trainer changes its own
             hooks=hooks,
             device=self.device,
+            sync_each_step=self.device.type == "cpu",
         )
 
     def _plan(self, total_steps: int, log_interval: int) -> Plan:

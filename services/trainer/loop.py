@@ -87,12 +87,14 @@ class Trainer:
         position: Position,
         hooks: Hooks,
         device: torch.device,
+        sync_each_step: bool,
     ) -> None:
+        """`sync_each_step`: look at every loss at once (a CPU), not only when logging (a GPU)."""
         self._parameters = list(model.parameters())
         self._optimizer, self._loss = optimizer, loss
         self._data, self._order = data, order
         self._plan, self.position, self._hooks = plan, position, hooks
-        self._on_cpu = device.type == "cpu"
+        self._sync_each_step = sync_each_step
         self._window_loss = torch.tensor(position.window_loss, dtype=torch.float64, device=device)
         self._grad_norm = torch.zeros((), device=device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
@@ -156,27 +158,25 @@ class Trainer:
     def _update(self, step_loss: Tensor) -> None:
         self._grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._plan.max_grad_norm)
         finite = torch.isfinite(step_loss) & torch.isfinite(self._grad_norm)
-        if self._on_cpu:
-            if not finite:
-                raise _diverged(self.position.step)
-        else:
-            self._hold_weights_unless(finite)
+        self._hold_weights_unless(finite)
+        if self._sync_each_step:
+            self._raise_if_diverged()
         set_rate(self._optimizer, self._plan.schedule.rate(self.position.step))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._window_loss += step_loss
 
     def _hold_weights_unless(self, finite: Tensor) -> None:
-        """On a GPU: let the fused optimizer skip this and all later steps, without a host sync.
+        """Let the fused optimizer skip this and all later steps once a loss is not finite.
 
-        The host learns of it when it next logs, evaluates or saves, and fails the job there.
+        That needs no host sync: the host learns of it when it next looks, and fails the job.
         """
         new = (self._first_bad < 0) & ~finite
         self._first_bad = torch.where(new, self.position.step, self._first_bad)
         self._optimizer.found_inf = (self._first_bad >= 0).float()  # type: ignore[attr-defined]
 
     def _raise_if_diverged(self) -> None:
-        if not self._on_cpu and (first_bad := int(self._first_bad)) >= 0:
+        if (first_bad := int(self._first_bad)) >= 0:
             raise _diverged(first_bad)
 
     def _report_step(self) -> None:

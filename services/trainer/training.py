@@ -221,6 +221,7 @@ def _trainer(session: Session, position: Position, loss: BatchLoss) -> Trainer:
         position=position,
         hooks=hooks,
         device=session.device,
+        sync_each_step=session.device.type == "cpu",
     )
 
 
