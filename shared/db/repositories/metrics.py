@@ -48,7 +48,7 @@ def curve(
     if max_points is not None:
         # Narrow rows first: whole ones of a long run take ten times as long.
         narrow = select(MetricRow.seq, MetricRow.step, MetricRow.loss).where(shown)
-        points = session.execute(narrow.order_by(MetricRow.step, MetricRow.attempt)).tuples().all()
+        points = session.execute(narrow.order_by(MetricRow.step, MetricRow.attempt)).all()
         if len(points) > max_points:
             query = query.where(MetricRow.seq.in_(extremes(points, max_points)))
     return session.scalars(query).all()
