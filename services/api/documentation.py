@@ -9,10 +9,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from services.api.probes import PUBLIC_PATHS
+from services.api.problems import PROBLEM_MEDIA_TYPE
 from shared.base.http_security import SESSION_COOKIE
 from shared.contracts.views import Problem
 
-PROBLEM_MEDIA_TYPE = "application/problem+json"
 SCHEMA_PREFIX = "#/components/schemas/"
 DEFAULT_RESPONSE: dict[int | str, dict[str, Any]] = {
     "default": {
