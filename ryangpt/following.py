@@ -92,8 +92,12 @@ def _take_in(key: str, event: EventView, figures: Figures, display: Display) -> 
 
 
 def _evaluation_line(step: int, values: Mapping[str, float]) -> str:
-    listed = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
-    return f"step {step}: {listed}"
+    listed = (f"{name.replace('_', ' ')} {_figure(value)}" for name, value in values.items())
+    return f"step {step}: {', '.join(listed)}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def failures(jobs: Jobs) -> list[str]:

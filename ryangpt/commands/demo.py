@@ -72,8 +72,8 @@ def demo(
         session = Session(url=platform.url, token=token, as_json=as_json)
         with session.client:
             Demonstration(platform, session).run()
-        announce(platform, console)
         if not once:
+            announce(platform, console)
             platform.watch()
 
     console.print("Starting Redis, API, inference, tokenizer worker and trainer worker ...")

@@ -71,7 +71,13 @@ def test_each_event_is_read_once_and_told() -> None:
         event(1, EventType.METRICS, series="train", step=10, values={"loss": 4.5}),
         event(2, EventType.SAMPLE, step=10, prompt="The", text=" end"),
         event(3, EventType.NOTICE, level="info", message="Some notice."),
-        event(4, EventType.METRICS, series="validation", step=20, values={"bits_per_byte": 2.1}),
+        event(
+            4,
+            EventType.METRICS,
+            series="validation",
+            step=20,
+            values={"bits_per_byte": 2.1, "validation_bytes": 132913.0},
+        ),
     )
     states = iter([job(JobState.RUNNING, seq=2), job(JobState.SUCCEEDED, seq=4)])
     display = Recorder()
@@ -84,7 +90,7 @@ def test_each_event_is_read_once_and_told() -> None:
     assert display.remarks == [
         "train: step 10: 'The' -> ' end'",
         "train: Some notice.",
-        "train: step 20: bits per byte 2.1",
+        "train: step 20: bits per byte 2.1, validation bytes 132,913",
     ]
 
 
