@@ -163,9 +163,9 @@ def greedy_samples(
         hidden = model.hidden(padded)[torch.arange(len(rows), device=device), last]
         chosen = (hidden @ model.head_weight.to(hidden.dtype).T).argmax(-1).tolist()
         for index in list(running):
-            grown = len(rows[index]) - begins[index]
-            if chosen[index] == end_id or grown >= max_tokens or len(rows[index]) >= context:
+            row, ended = rows[index], chosen[index] == end_id
+            if not ended:
+                row.append(chosen[index])
+            if ended or len(row) - begins[index] == max_tokens or len(row) == context:
                 running.discard(index)
-            else:
-                rows[index].append(chosen[index])
     return [row[begin:] for row, begin in zip(rows, begins, strict=True)]
