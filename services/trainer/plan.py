@@ -2,9 +2,9 @@
 
 Rules, and where they come from:
 
-- lr of pretraining: 4e-3 * sqrt(128 / d_model). The exponent is muP's common practical form for
-  AdamW (nanochat scales alike, by 1 / sqrt(width)); the constant was tuned here at width 128.
-- lr of finetuning: a quarter of that, tuned here likewise.
+- lr of pretraining: 3e-3 * sqrt(128 / d_model). nanochat scales AdamW's rate alike, by
+  1 / sqrt(width); the constant is the quickstart recipe's, measured at width 128.
+- lr of finetuning: a third of that, as in the same recipe.
 - steps of pretraining: 20 tokens a parameter (Hoffmann et al., 2022, arXiv:2203.15556, table 3).
 - steps of finetuning: three epochs.
 - batch: as many sequences as make TOKENS_PER_STEP tokens a step (the reference's 32,768), fewer
@@ -26,8 +26,8 @@ TOKENS_PER_STEP = 32_768
 STEPS_PER_EPOCH = 16
 TOKENS_PER_PARAMETER = 20
 FINETUNE_EPOCHS = 3.0
-TUNED_RATE, TUNED_WIDTH = 4e-3, 128
-FINETUNE_RATE_SHARE = 0.25
+TUNED_RATE, TUNED_WIDTH = 3e-3, 128
+FINETUNE_RATE_SHARE = 1 / 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
