@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
-import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ from shared.contracts.manifest import DatasetMeta, TokensMeta
 from shared.contracts.specs import IngestSpec, TokenizeSpec
 from shared.text.token_set import TokenSplit
 from shared.text.tokenizer import Tokenizer
+from tests.support.daily_dialog import dialogue_rows, write_dialogues
 from tests.support.watching import quiet_watch
 
 UPLOAD = "upl_01J00000000000000000000000"
@@ -47,20 +45,6 @@ def decoded(split: TokenSplit, tokenizer: Tokenizer) -> list[str]:
     """The text of every document of the split's first shard."""
     ends = np.cumsum(split.document_lengths[0])
     return [tokenizer.decode(part.tolist()) for part in np.split(split.tokens[0], ends[:-1])]
-
-
-def daily_dialog(archive: Path) -> list[list[str]]:
-    """The turns of each dialogue, spaces before punctuation taken out."""
-    with zipfile.ZipFile(archive) as files:
-        name = next(name for name in files.namelist() if re.search(r"dialogues_[a-z]+\.txt$", name))
-        lines = files.read(name).decode("utf-8").splitlines()
-    dialogues = [[turn.strip() for turn in line.split("__eou__")] for line in lines]
-    return [[_detokenise(turn) for turn in turns if turn] for turns in dialogues]
-
-
-def _detokenise(turn: str) -> str:
-    turn = re.sub(r"\s+([.,!?;:%)])", r"\1", turn)
-    return re.sub(r"\s*’\s*(?=(s|t|m|d|re|ve|ll)\b)", "'", turn)
 
 
 @pytest.fixture(scope="module")
@@ -104,19 +88,9 @@ def test_both_encoders_agree_on_mixed_text(mixed: tuple[Path, TokensMeta]) -> No
 
 
 def test_daily_dialog_becomes_dialogues(shared_data: Path, tmp_path: Path) -> None:
-    dialogues = daily_dialog(shared_data / "dailydialog" / "validation.zip")
-    assert len(dialogues) == 1000
-    lines = [
-        {
-            "messages": [
-                {"role": ("user", "assistant")[n % 2], "content": turn}
-                for n, turn in enumerate(turns)
-            ]
-        }
-        for turns in dialogues
-    ]
-    upload = tmp_path / "chats.jsonl"
-    upload.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    archive = shared_data / "dailydialog" / "validation.zip"
+    assert len(dialogue_rows(archive)) == 1000
+    upload = write_dialogues(archive, tmp_path / "chats.jsonl")
     dataset = ingest_file(upload, tmp_path / "dataset", "dialogues")
     assert dataset.documents + dataset.duplicates_dropped == 1000
     meta = tokenize_folder(tmp_path, vocab_size=2000, validation_fraction=0.1)
