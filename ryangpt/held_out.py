@@ -39,18 +39,21 @@ def held_out_questions(
 ) -> list[str]:
     """The first user turns of `count` held-out dialogues, always the same ones.
 
-    The order is that of the rows' hashes, so that neighbours in the dataset do not stand together.
+    A question that any other dialogue asks too is left out. The order is that of the rows' hashes,
+    so that neighbours in the dataset do not stand together.
     """
     dataset = client.artifact("datasets", dataset_id)
-    questions = []
+    asked: Counter[str] = Counter()
+    held_out = []
     with TemporaryDirectory() as folder:
         for path in client.download(dataset, Path(folder)):
-            for line in path.read_text("utf-8").splitlines():
+            for line in path.read_text("utf-8").split("\n")[:-1]:
                 row = json.loads(line)
-                digest = digest_of(row)
+                question, digest = row["messages"][0]["content"], digest_of(row)
+                asked[question] += 1
                 if is_held_out(digest, validation_fraction):
-                    questions.append((digest, row["messages"][0]["content"]))
-    return [question for _, question in sorted(questions)[:count]]
+                    held_out.append((digest, question))
+    return [question for _, question in sorted(held_out) if asked[question] == 1][:count]
 
 
 def ask_all(

@@ -58,6 +58,8 @@ ARGUMENT_QUESTIONS = (
 )
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 MAX_LISTED = 6
+SMALL_TALK_EVERY = 6
+"""Every so many dialogues about the library begin with small talk."""
 
 SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
     (
@@ -96,14 +98,14 @@ def python_qa(watch: Watch, folder: Path | None = None) -> Iterator[Row]:
         for question in questions:
             yield {"messages": _exchange(question, answer)}
     for symbol in compiled_symbols():
-        yield {"messages": dialogue_about(symbol)}
+        yield {"messages": small_talk_before(symbol) + dialogue_about(symbol)}
     modules = library_modules(folder or library_folder())
     for position, module in enumerate(modules, start=1):
         watch.step(position, len(modules), f"module {module.name}")
         tree = module.parse()
         if tree is not None:
             for symbol in symbols_of(module, tree):
-                yield {"messages": dialogue_about(symbol)}
+                yield {"messages": small_talk_before(symbol) + dialogue_about(symbol)}
 
 
 def dialogue_about(symbol: Symbol) -> list[Message]:
@@ -124,6 +126,19 @@ def dialogue_about(symbol: Symbol) -> list[Message]:
     if arguments and choice % 3 == 0:
         dialogue += _exchange(FOLLOW_UPS[choice // 3 % len(FOLLOW_UPS)], arguments)
     return dialogue
+
+
+def small_talk_before(symbol: Symbol) -> list[Message]:
+    """Return small talk for every sixth name, else nothing.
+
+    Once each, the greetings would be a handful among thousands, and a small model would learn none.
+    """
+    digest = hashlib.blake2b(symbol.name.encode(), digest_size=6, person=b"small talk").digest()
+    choice, rest = divmod(int.from_bytes(digest), SMALL_TALK_EVERY)
+    if rest:
+        return []
+    pairs = [(question, answer) for questions, answer in SMALL_TALK for question in questions]
+    return _exchange(*pairs[choice % len(pairs)])
 
 
 def arguments_sentence(symbol: Symbol) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -15,12 +16,12 @@ from shared.contracts.split_rule import digest_of, is_held_out, share_of
 JOB = "job_01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 
-def dialogue(number: int) -> dict[str, object]:
+def dialogue(number: int) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": f"What is {number}?"},
                          {"role": "assistant", "content": f"A number, {number}."}]}  # fmt: skip
 
 
-def dataset_client(rows: list[dict[str, object]]) -> Client:
+def dataset_client(rows: list[dict[str, Any]]) -> Client:
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     file = {"path": "part-00000.jsonl", "bytes": len(content), "role": "data",
             "sha256": hashlib.sha256(content).hexdigest()}  # fmt: skip
@@ -51,13 +52,17 @@ def test_the_rule_is_fixed_for_ever() -> None:
 
 
 def test_questions_come_from_the_held_out_rows_in_the_order_of_their_hashes() -> None:
+    """Number 31 is held out, but a training dialogue asks about it too."""
+    more: list[Any] = [
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": "Odd."},
+    ]
+    asked_again = {"messages": [*dialogue(31)["messages"], *more]}
+    assert share_of(digest_of(dialogue(31))) < 0.1 < share_of(digest_of(asked_again))
     rows = [dialogue(number) for number in range(100)]
-    client = dataset_client(rows)
+    client = dataset_client([*rows, asked_again])
     found = held_out_questions(client, "ds_1", validation_fraction=0.1, count=5)
-    held_out = sorted((digest_of(row), row) for row in rows if share_of(digest_of(row)) < 0.1)
-    expected = [row["messages"][0]["content"] for _, row in held_out[:5]]  # type: ignore[index]
-    assert found == expected
-    assert len(found) == 5
+    assert found == [f"What is {number}?" for number in (35, 91, 78, 4, 62)]
 
 
 def test_answers_are_counted_by_how_they_end() -> None:

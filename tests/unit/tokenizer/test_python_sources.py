@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -203,16 +204,30 @@ def test_this_pythons_questions(questions_and_answers: list[Row]) -> None:
     questions = [messages[0]["content"] for messages in rows]
     small_talk = [question for questions, _ in SMALL_TALK for question in questions]
     assert questions[: len(small_talk)] == small_talk
-    about_join = [messages for messages in rows if "os.path.join" in messages[0]["content"]]
-    assert [messages[1]["content"] for messages in about_join] == [
-        "Join two or more pathname components, inserting '/' as needed."
+    about_join = [
+        answer["content"]
+        for messages in rows
+        for question, answer in pairwise(messages)
+        if "os.path.join" in question["content"] and question["role"] == "user"
     ]
+    assert about_join == ["Join two or more pathname components, inserting '/' as needed."]
+
+
+def test_small_talk_opens_every_sixth_dialogue(questions_and_answers: list[Row]) -> None:
+    answers = {question: answer for questions, answer in SMALL_TALK for question in questions}
+    rows = [row["messages"] for row in questions_and_answers][len(answers) :]
+    opened = [messages for messages in rows if messages[0]["content"] in answers]
+    assert 0.14 < len(opened) / len(rows) < 0.19
+    for messages in opened:
+        assert messages[1]["content"] == answers[messages[0]["content"]]
+        assert len(messages) in (4, 6)
+    assert {messages[0]["content"] for messages in opened} == set(answers)
 
 
 def test_a_held_out_question_is_about_an_unseen_name(questions_and_answers: list[Row]) -> None:
     names: dict[bool, set[str]] = {True: set(), False: set()}
     for row in questions_and_answers:
-        question = row["messages"][0]["content"]
+        question = " ".join(message["content"] for message in row["messages"][::2])
         name = next((word.strip("?.") for word in question.split() if "." in word[:-1]), None)
         if name:
             names[is_held_out(digest_of(row), 0.1)].add(name)
