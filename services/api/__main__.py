@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import sys
 
@@ -11,7 +10,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from services.api.app import create_app
-from shared.base.errors import PlatformError, StartupError, UnavailableError
+from shared.base.errors import PlatformError, UnavailableError
+from shared.base.listening import exit_cleanly_on_signals, listen
 from shared.base.logs import configure_logging
 from shared.base.settings import Settings, get_settings
 from shared.db.migrate import require_current
@@ -41,7 +41,8 @@ def main() -> None:
     settings = get_settings()
     configure_logging(log_format=settings.log_format, level=settings.log_level)
     settings.refuse_open_door(settings.api_host)
-    listener = bind(settings)
+    listener = listen(settings.api_host, settings.api_port, setting="api_port")
+    exit_cleanly_on_signals()
     check_schema(settings)
     app = create_app(settings)
     config = uvicorn.Config(
@@ -53,20 +54,6 @@ def main() -> None:
     )
     logger.info("The API listens on http://%s:%d", settings.api_host, settings.api_port)
     Server(config, app).run(sockets=[listener])
-
-
-def bind(settings: Settings) -> socket.socket:
-    """Take the port before anything else happens. Raises StartupError when it is taken."""
-    host, port = settings.api_host, settings.api_port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise StartupError(
-            f"Cannot listen on {host}:{port}: {reason}. Stop what uses the port, or set "
-            "RYANGPT_API_PORT."
-        ) from error
 
 
 def check_schema(settings: Settings) -> None:

@@ -34,12 +34,12 @@ from services.api.hub import EventHub
 from services.api.problems import (
     OPENAI_PREFIX,
     install_error_handlers,
-    render_openai_error,
     render_problem,
 )
 from services.api.telemetry import PlatformCollector, RequestMetrics, TelemetryMiddleware
 from shared.base.hints import HintListener
 from shared.base.http_security import AsgiApp, Receive, Scope, SecurityMiddleware, Send
+from shared.base.openai_errors import render_openai_error
 from shared.base.settings import Settings
 from shared.base.version import package_version
 from shared.contracts.names import HintChannel

@@ -5,7 +5,6 @@ Below `/inference/` the shape is OpenAI's, so that its clients understand a refu
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -19,6 +18,7 @@ from starlette.responses import Response
 from services.api.validation import problem_items
 from shared.base.errors import PlatformError, UnavailableError
 from shared.base.http_security import RenderedError
+from shared.base.openai_errors import render_openai_error
 from shared.contracts.views import Problem, ProblemItem
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -41,22 +41,6 @@ def render_problem(error: PlatformError, request_id: str) -> RenderedError:
         errors=items,
     )
     return _rendered(problem, _headers_of(error))
-
-
-def render_openai_error(error: PlatformError, request_id: str) -> RenderedError:
-    """The answer to `error` in OpenAI's shape."""
-    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-    document = {
-        "error": {
-            "message": error.message,
-            "type": "authentication_error" if error.status_code == 401 else kind,
-            "param": error.pointer and error.pointer.lstrip("/"),
-            "code": error.code,
-        },
-        "request_id": request_id,
-    }
-    headers = {"content-type": "application/json", **_headers_of(error)}
-    return error.status_code, headers, json.dumps(document).encode()
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -17,8 +17,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from services.api.context import ApiContext
-from services.api.problems import render_openai_error
 from shared.base.errors import NotFoundError, UnavailableError
+from shared.base.openai_errors import render_openai_error
 from shared.base.settings import Settings
 
 CONNECT_SECONDS = 5.0

@@ -11,7 +11,6 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
-from services.inference.errors import error_body
 from services.inference.mailbox import Generation
 from services.inference.responses import (
     AssistantMessage,
@@ -28,6 +27,7 @@ from services.inference.responses import (
 from services.inference.sequence import FinishReason
 from services.inference.streaming import DONE, event
 from shared.base.errors import PlatformError
+from shared.base.openai_errors import error_body
 
 CHUNK: Literal["chat.completion.chunk"] = "chat.completion.chunk"
 

@@ -9,12 +9,13 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from services.inference.errors import install_error_handlers, render_error
+from services.inference.errors import install_error_handlers
 from services.inference.health import PUBLIC_PATHS, health_router
 from services.inference.responses import ErrorBody
 from services.inference.routes import openai_router
 from services.inference.service import InferenceService
 from shared.base.http_security import SecurityMiddleware
+from shared.base.openai_errors import render_openai_error
 from shared.base.settings import Settings
 
 MAX_BODY_BYTES = 4 << 20
@@ -54,7 +55,7 @@ def create_app(service: InferenceService, settings: Settings) -> FastAPI:
         public_paths=PUBLIC_PATHS,
         max_body_bytes=MAX_BODY_BYTES,
         unlimited=_never,
-        render_error=render_error,
+        render_error=render_openai_error,
     )
     return app
 

@@ -10,44 +10,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from shared.base.errors import PlatformError, UnavailableError
-from shared.base.http_security import RenderedError
+from shared.base.errors import PlatformError
+from shared.base.openai_errors import error_body, render_openai_error
 
-TYPE_OF_STATUS = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-}
-"""The other 4xx are `invalid_request_error`, 5xx are `server_error`."""
-CODE_OF_STATUS = {401: "invalid_api_key"}
 MESSAGE_OF_STATUS = {
     404: "There is no {method} {path} here.",
     405: "{path} does not answer to {method}.",
 }
-
-
-def error_body(status: int, message: str, *, param: str | None, code: str | None) -> dict[str, Any]:
-    """The body of an error response, also sent inside a stream."""
-    kind = TYPE_OF_STATUS.get(status) or (
-        "server_error" if status >= 500 else "invalid_request_error"
-    )
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def render_error(error: PlatformError, request_id: str) -> RenderedError:
-    """Status, headers and body for an error of the platform."""
-    del request_id  # it is in the response's header
-    status = 400 if error.status_code == HTTPStatus.UNPROCESSABLE_ENTITY else error.status_code
-    message = f"{error.message} {error.hint}" if error.hint else error.message
-    param = error.pointer.strip("/").replace("/", ".") if error.pointer else None
-    body = error_body(
-        status, message, param=param or None, code=CODE_OF_STATUS.get(status, error.code)
-    )
-    headers = {"content-type": "application/json"}
-    if isinstance(error, UnavailableError):
-        headers["retry-after"] = str(error.retry_after)
-    return status, headers, json.dumps(body, ensure_ascii=False).encode()
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -60,7 +29,7 @@ def install_error_handlers(app: FastAPI) -> None:
 async def _answer_platform_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, PlatformError):
         raise error
-    status, headers, body = render_error(error, request.state.request_id)
+    status, headers, body = render_openai_error(error, request.state.request_id)
     return Response(body, status_code=status, headers=headers)
 
 
