@@ -33,7 +33,7 @@ from shared.text.tokenizer_files import write_tokenizer_files
 
 INERT_FIELDS = frozenset(
     {
-        *("tokens", "checkpoint", "resume_from", "model", "publish", "keep_checkpoints"),
+        *("tokens", "checkpoint", "resume_from", "model", "publish", "keep_checkpoints", "init"),
         *("log_interval", "save_interval", "eval_interval", "eval_tokens"),
         *("sample_prompts", "sample_tokens"),
     }

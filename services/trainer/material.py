@@ -47,7 +47,7 @@ def pretraining(run: RunFile, spec: TrainSpec, device: torch.device) -> Material
     _check_format(train.meta, "documents")
     model = Transformer(spec.model_config_for(_vocab_size(spec, train.meta)))
     context = model.config.context_length
-    initialize(model, seed=spec.seed)
+    initialize(model, seed=spec.seed, scheme=spec.init)
     tokenizer = Tokenizer.load(folder)
     held_out = token_stream(validation, limit=spec.eval_tokens + 1)
     return Material(

@@ -30,7 +30,9 @@ from services.trainer.loop import Hooks, Outcome, Position, Trainer
 from services.trainer.material import Material, finetuning, pretraining
 from services.trainer.optim import make_optimizer
 from services.trainer.plan import Plan, make_plan
+from shared.base.errors import JobFailedError
 from shared.contracts.manifest import CheckpointMeta
+from shared.contracts.names import FailureCode
 from shared.contracts.progress import (
     CheckpointLine,
     NoticeLine,
@@ -145,7 +147,11 @@ def _open_session(run: RunFile, spec: TrainSpec | FinetuneSpec, outside: Outside
     model = material.model.to(device)
     model.compute_dtype = dtype
     optimizer = make_optimizer(
-        model, betas=spec.betas, eps=spec.adam_eps, weight_decay=spec.weight_decay
+        model,
+        betas=spec.betas,
+        eps=spec.adam_eps,
+        weight_decay=spec.weight_decay,
+        kind=spec.optimizer,
     )
     plan = make_plan(spec, model.config, material.data.num_sequences)
     logger.info(
@@ -172,10 +178,23 @@ def _start_position(session: Session) -> Position:
         torch.set_num_threads(session.run.num_threads)
         return Position()
     state = checkpoints.read_state(folder)
+    _check_optimizer(state, session.spec)
     # One thread and two differ in the last bits of a sum.
     torch.set_num_threads(state.environment.num_threads)
     checkpoints.restore(folder, session.material.model, session.optimizer)
     return state.position()
+
+
+def _check_optimizer(state: checkpoints.TrainerState, spec: TrainSpec | FinetuneSpec) -> None:
+    """What one optimizer remembers means nothing to another. Older checkpoints are AdamW's."""
+    before = state.spec.get("optimizer", "adamw")
+    if before != spec.optimizer:
+        raise JobFailedError(
+            f"The checkpoint to resume was trained with {before} and this job asks for "
+            f"{spec.optimizer}.",
+            code=FailureCode.BAD_SPEC,
+            hint=f"Give optimizer {before}.",
+        )
 
 
 def _choose_loss(session: Session) -> BatchLoss:

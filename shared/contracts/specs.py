@@ -127,6 +127,8 @@ class TrainingOptions(Spec):
     """Steps of linear warm-up; cut to a tenth of a run that is shorter than ten times this."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """Shape after warm-up: cosine decay, warm-up-stable-decay (last fifth linear), or none."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: Muon on the hidden matrices, AdamW on embedding, head and norms, one learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates."""
     adam_eps: float = Field(1e-8, gt=0, lt=1)
@@ -223,6 +225,9 @@ class TrainSpec(TrainingOptions):
     """Added to the mean square inside RMSNorm."""
     tie_embeddings: bool = True
     """Whether the head shares the embedding's matrix."""
+    init: Literal["xavier", "zero_residual"] = "xavier"
+    """First weights. xavier: every matrix random, as the reference; zero_residual: matrices that
+    write to the residual stream are zero, so that each block begins as the identity."""
 
     max_steps: int | Auto | None = Field(
         80_000, description="Optimizer steps; auto means 20 tokens a parameter (Chinchilla)."

@@ -7,6 +7,7 @@ Knows no file, no optimizer and no tokenizer. Shapes: B sequences, T tokens, d =
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -171,20 +172,29 @@ class Transformer(nn.Module):
         return F.linear(hidden, self.head_weight.to(hidden.dtype))
 
 
-def initialize(model: Transformer, *, seed: int) -> None:
+def initialize(
+    model: Transformer, *, seed: int, scheme: Literal["xavier", "zero_residual"] = "zero_residual"
+) -> None:
     """Set first weights from `seed` alone, without touching torch's global generator.
 
-    Matrices that read the residual stream: normal, variance 1 / fan-in. Matrices that write to it:
-    zero, so that each block begins as the identity. Embeddings: normal, small enough that
-    the first loss is ln(vocab_size), head tied or not.
+    `xavier`, the reference's: all hidden matrices normal, variance 2 / (fan-in + fan-out), cut at
+    three deviations.
+    `zero_residual`: matrices that read the residual stream normal, variance 1 / fan-in; matrices
+    that write to it zero, so that each block begins as the identity. In both, embeddings and head
+    are normal and small enough that the first loss is ln(vocab_size), head tied or not.
     """
     generator = torch.Generator().manual_seed(seed % 2**63)
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
             nn.init.ones_(parameter)
+        elif name.endswith(("embed_tokens.weight", "lm_head.weight")):
+            std = 0.2 / math.sqrt(parameter.shape[1])
+            nn.init.normal_(parameter, std=std, generator=generator)
+        elif scheme == "xavier":
+            std = math.sqrt(2 / sum(parameter.shape))
+            nn.init.trunc_normal_(parameter, std=std, a=-3 * std, b=3 * std, generator=generator)
         elif name.endswith(("o_proj.weight", "down_proj.weight")):
             nn.init.zeros_(parameter)
         else:
-            small = name.endswith(("embed_tokens.weight", "lm_head.weight"))
-            std = (0.2 if small else 1.0) / math.sqrt(parameter.shape[1])
+            std = 1.0 / math.sqrt(parameter.shape[1])
             nn.init.normal_(parameter, std=std, generator=generator)

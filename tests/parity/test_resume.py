@@ -15,7 +15,9 @@ import torch
 
 from services.trainer.checkpoint import read_state
 from services.trainer.loop import Outcome
+from shared.base.errors import JobFailedError
 from shared.contracts.manifest import MODEL_WEIGHTS, OPTIMIZER_WEIGHTS
+from shared.contracts.names import FailureCode
 from shared.contracts.progress import CheckpointLine
 from shared.contracts.run_file import RunFile
 from shared.model.weights import load_state
@@ -35,9 +37,11 @@ def same_bits(first: Path, second: Path, name: str) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("stop_at", [1, 10, 19])
-def test_twenty_steps_equal_two_halves(stop_at: int, tmp_path: Path) -> None:
-    tokens, spec = tiny_tokens(tmp_path / "tokens"), tiny_spec(eval_interval=7, log_interval=1)
+def test_twenty_steps_equal_two_halves(stop_at: int, optimizer: str, tmp_path: Path) -> None:
+    tokens = tiny_tokens(tmp_path / "tokens")
+    spec = tiny_spec(eval_interval=7, log_interval=1, optimizer=optimizer)
     whole = run_training(make_run(tmp_path / "whole", spec, {"tokens": tokens}))
 
     stop = Interruption(stop_after_steps=stop_at)
@@ -77,6 +81,16 @@ def test_resume_says_what_differs(tmp_path: Path) -> None:
         "Resumed at step 4, not bit-identical because max_steps was 4 and is 6."
     ]
     assert [line.step for line in recording.metrics("train")] == [5, 6]
+
+
+def test_resume_refuses_another_optimizer(tmp_path: Path) -> None:
+    tokens = tiny_tokens(tmp_path / "tokens")
+    first = make_run(tmp_path / "first", tiny_spec(max_steps=2), {"tokens": tokens})
+    middle = Path(run_training(first).checkpoints()[-1].path)
+    spec = tiny_spec(max_steps=4, optimizer="muon")
+    with pytest.raises(JobFailedError, match="adamw and this job asks for muon") as caught:
+        run_training(make_run(tmp_path / "next", spec, {"tokens": tokens}, resume=middle))
+    assert caught.value.code is FailureCode.BAD_SPEC
 
 
 def test_resume_restores_the_thread_count(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -34,13 +35,17 @@ def test_the_config_counts_parameters_as_the_model_has_them(family: str, tied: b
     assert sum(p.numel() for p in Transformer(config).parameters()) == config.num_parameters
 
 
+@pytest.mark.parametrize("scheme", ["xavier", "zero_residual"])
 @pytest.mark.parametrize(
     "config",
     [ModelConfig(), TINY, TINY.model_copy(update={"tie_embeddings": False, "family": "llama"})],
 )
-def test_the_first_loss_is_that_of_a_uniform_guess(config: ModelConfig) -> None:
+def test_the_first_loss_is_that_of_a_uniform_guess(
+    config: ModelConfig, scheme: Literal["xavier", "zero_residual"]
+) -> None:
     ids = torch.randint(0, config.vocab_size, (2, 33), generator=torch.Generator().manual_seed(1))
-    model = make(config)
+    model = Transformer(config)
+    initialize(model, seed=0, scheme=scheme)
     with torch.no_grad():
         total = linear_cross_entropy(model.hidden(ids[:, :-1]), model.head_weight, ids[:, 1:])
     assert abs(float(total) / 64 - math.log(config.vocab_size)) < 0.1
@@ -57,6 +62,18 @@ def test_first_weights_follow_from_the_seed_alone() -> None:
     assert all(torch.equal(first[k], v) for k, v in second_model.state_dict().items())
     other = make(TINY, seed=6).state_dict()
     assert not torch.equal(first["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
+
+
+def test_the_schemes_differ_in_the_matrices_that_write_to_the_residual_stream() -> None:
+    model = Transformer(ModelConfig())
+    initialize(model, seed=0, scheme="xavier")
+    block = model.model.layers[0]
+    for matrix, fans in ((block.self_attn.o_proj, 640), (block.mlp.down_proj, 1600)):
+        assert float(matrix.weight.std()) == pytest.approx(math.sqrt(2 / fans), rel=0.02)
+        assert float(matrix.weight.abs().max()) <= 3 * math.sqrt(2 / fans)
+    initialize(model, seed=0, scheme="zero_residual")
+    assert not block.self_attn.o_proj.weight.any()
+    assert not block.mlp.down_proj.weight.any()
 
 
 @torch.no_grad()

@@ -52,6 +52,34 @@ def test_ryan_gpt_is_the_reference_to_the_parameter(text_file: Path) -> None:
     assert given == reference
 
 
+def train_spec(name: str, text_file: Path) -> TrainSpec:
+    recipe = load_recipe(name)
+    changes = read_changes(recipe, ["--data", str(text_file)], [])
+    train = build_pipeline(recipe, changes, {"data": UPLOAD}).jobs["train"]
+    assert isinstance(train, TrainJob)
+    return train.spec
+
+
+def test_upstream_differs_from_the_reference_recipe_in_its_shape_alone(text_file: Path) -> None:
+    reference, upstream = (
+        train_spec(name, text_file) for name in ("ryan-gpt", "ryan-gpt-upstream")
+    )
+    assert upstream.model_config_for(16_000).num_parameters == 20_074_560
+    given, wanted = upstream.model_dump(), reference.model_dump()
+    changed = {name: value for name, value in given.items() if value != wanted[name]}
+    assert changed == {"model": "ryan-gpt-upstream", "family": "llama", "tie_embeddings": False}
+
+
+def test_fast_trains_the_same_model_on_as_many_tokens_a_step(text_file: Path) -> None:
+    reference, fast = (train_spec(name, text_file) for name in ("ryan-gpt", "ryan-gpt-fast"))
+    assert fast.model_config_for(16_000) == reference.model_config_for(16_000)
+    assert (fast.batch_size, fast.gradient_accumulation_steps) == (32, 2)
+    assert (fast.optimizer, fast.init, fast.schedule) == ("muon", "zero_residual", "wsd")
+    assert (reference.optimizer, reference.init, reference.schedule) == (
+        "adamw", "xavier", "cosine",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("with_dialogues", [True, False])
 def test_dialogues_take_the_place_of_the_python_questions(
     text_file: Path, tmp_path: Path, with_dialogues: bool
@@ -167,10 +195,13 @@ def test_a_malformed_file_is_named(tmp_path: Path, content: str, message: str) -
 
 
 def test_unknown_recipes_list_the_known_ones() -> None:
-    assert recipe_names() == ["quickstart", "ryan-gpt"]
+    assert recipe_names() == ["quickstart", "ryan-gpt", "ryan-gpt-fast", "ryan-gpt-upstream"]
     with pytest.raises(NotFoundError) as caught:
         load_recipe("nonsense")
-    assert caught.value.hint == "There are: quickstart, ryan-gpt; or give the path of a YAML file."
+    assert caught.value.hint == (
+        "There are: quickstart, ryan-gpt, ryan-gpt-fast, ryan-gpt-upstream; "
+        "or give the path of a YAML file."
+    )
 
 
 def test_a_condition_must_name_a_parameter() -> None:

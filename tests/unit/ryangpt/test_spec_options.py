@@ -71,7 +71,7 @@ def test_a_bad_value_is_one_line_that_names_it(values: dict[str, object], messag
          "Error: http://127.0.0.1:9 cannot be reached: [Errno 111] Connection refused. Is `ryangpt "
          "up` running? Another address: --url or RYANGPT_URL."),
         (["run", "nonsense"], "Error: There is no recipe 'nonsense'. There are: quickstart, "
-         "ryan-gpt; or give the path of a YAML file."),
+         "ryan-gpt, ryan-gpt-fast, ryan-gpt-upstream; or give the path of a YAML file."),
     ],
 )  # fmt: skip
 def test_errors_are_one_readable_line(arguments: list[str], line: str) -> None:
