@@ -32,7 +32,9 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop serving."""
-        self._app.state.context.hub.close()
+        context = self._app.state.context
+        context.hub.close()
+        context.overview.close()
         await super().shutdown(sockets)
 
 

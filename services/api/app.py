@@ -20,9 +20,11 @@ from services.api import (
     events,
     jobs,
     models,
+    overview,
     pipelines,
     probes,
     proxy,
+    recipes,
     schemas,
     sessions,
     uploads,
@@ -31,6 +33,7 @@ from services.api import (
 from services.api.context import Context
 from services.api.documentation import DEFAULT_RESPONSE, openapi_document
 from services.api.hub import EventHub
+from services.api.pages import load_pages, pages_router
 from services.api.problems import (
     OPENAI_PREFIX,
     install_error_handlers,
@@ -49,13 +52,17 @@ from shared.jobs.queue import WakeSender, make_celery
 from shared.storage.factory import open_store
 
 MAX_BODY_BYTES = 1 << 20
+MAX_INFERENCE_BODY_BYTES = 4 << 20
+"""As the inference service itself has it."""
 ROUTERS = (
     probes.router,
     sessions.router,
     uploads.router,
     jobs.router,
     events.router,
+    overview.router,
     pipelines.router,
+    recipes.router,
     artifacts.router,
     models.router,
     workers.router,
@@ -79,10 +86,12 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     install_error_handlers(app)
-    for router in ROUTERS:
+    pages = load_pages()
+    for router in (*ROUTERS, pages_router(pages)):
         app.include_router(router)
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]  # as FastAPI advises
-    app.add_middleware(Door, settings=settings)
+    public_paths = probes.PUBLIC_PATHS | pages.paths
+    app.add_middleware(Door, settings=settings, public_paths=public_paths)
     app.add_middleware(TelemetryMiddleware, metrics=RequestMetrics(registry))
     return app
 
@@ -90,19 +99,22 @@ def create_app(settings: Settings) -> FastAPI:
 class Door:
     """The security middleware, which speaks OpenAI's language below `/inference/`."""
 
-    def __init__(self, app: AsgiApp, *, settings: Settings) -> None:
+    def __init__(self, app: AsgiApp, *, settings: Settings, public_paths: frozenset[str]) -> None:
         self._platform, self._inference = (
             SecurityMiddleware(
                 app,
                 token=settings.api_token.get_secret_value(),
                 allowed_hosts=settings.host_list,
-                public_paths=probes.PUBLIC_PATHS,
-                max_body_bytes=MAX_BODY_BYTES,
+                public_paths=public_paths,
+                max_body_bytes=max_body_bytes,
                 unlimited=_is_upload,
                 render_error=render,
                 accept_cookie=True,
             )
-            for render in (render_problem, render_openai_error)
+            for render, max_body_bytes in (
+                (render_problem, MAX_BODY_BYTES),
+                (render_openai_error, MAX_INFERENCE_BODY_BYTES),
+            )
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,6 +153,8 @@ async def _open_context(
     store = open_store(settings)
     hub = EventHub(events.SqlStreamReader(database))
     await closing.enter_async_context(_running(hub))
+    seen = overview.Overview(lambda: overview.read_overview(database))
+    await closing.enter_async_context(_running(seen))
     redis_url = settings.redis_url.get_secret_value()
     listener = HintListener(redis_url, HintChannel.EVENTS, hub.wake)
     listener.start()
@@ -158,18 +172,19 @@ async def _open_context(
         database=database,
         store=store,
         hub=hub,
+        overview=seen,
         inference=inference,
         registry=registry,
     )
 
 
 @asynccontextmanager
-async def _running(hub: EventHub) -> AsyncIterator[None]:
-    polling = asyncio.create_task(hub.run(), name="event-hub")
+async def _running(watch: EventHub | overview.Overview) -> AsyncIterator[None]:
+    polling = asyncio.create_task(watch.run(), name=type(watch).__name__)
     try:
         yield
     finally:
-        hub.close()
+        watch.close()
         polling.cancel()
         with suppress(asyncio.CancelledError):
             await polling

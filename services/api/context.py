@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import httpx
 from fastapi import Depends, Request
@@ -14,6 +14,9 @@ from shared.base.settings import Settings
 from shared.db.session import Database
 from shared.storage.base import ObjectStore
 
+if TYPE_CHECKING:  # its route needs the context
+    from services.api.overview import Overview
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
@@ -23,6 +26,7 @@ class Context:
     database: Database
     store: ObjectStore
     hub: EventHub
+    overview: Overview
     inference: httpx.AsyncClient
     """Talks to the inference service."""
     registry: CollectorRegistry

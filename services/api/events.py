@@ -23,7 +23,7 @@ from services.api.hub import EventHub, JobEnded, Signal
 from services.api.parameters import MAX_SEQ, AfterSeq, JobId
 from shared.base.errors import NotFoundError
 from shared.contracts.names import TERMINAL_STATES
-from shared.contracts.views import CheckpointView, EventView, MetricsView, Page
+from shared.contracts.views import CheckpointView, EventType, EventView, MetricsView, Page
 from shared.db.repositories.jobs import get_job
 from shared.db.repositories.stream import read_logs
 from shared.db.repositories.watch import StreamHead, stream_heads
@@ -91,11 +91,12 @@ def list_events(
     job_id: JobId,
     after: AfterSeq = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    only: Annotated[EventType | None, Query(alias="type", description="Of this type.")] = None,
 ) -> Page[EventView]:
     """Entries of a job's stream, oldest first: events, metrics and log lines."""
     with context.database.reading() as session:
         get_job(session, job_id)
-        entries = listings.read_stream(session, job_id, after=after, limit=limit + 1)
+        entries = listings.read_stream(session, job_id, after=after, limit=limit + 1, only=only)
     shown, has_more = entries[:limit], len(entries) > limit
     return Page(data=shown, has_more=has_more, next_after=str(shown[-1].seq) if has_more else None)
 

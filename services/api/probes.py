@@ -45,12 +45,14 @@ class Readiness(Contract):
     checks: dict[str, str]
 
 
-@router.get("/")
+@router.get("/v1")
 def read_index() -> Index:
     """What this is and where to go on."""
     links = {
         "jobs": "/v1/jobs",
+        "pages": "/",
         "pipelines": "/v1/pipelines",
+        "recipes": "/v1/recipes",
         "models": "/v1/models",
         "schemas": "/v1/schemas",
         "inference": "/inference/v1",

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from fastapi import APIRouter
 
-from shared.contracts.jobs import JobCreate, JobRequest
+from shared.contracts.jobs import SPEC_OF_KIND, JobCreate, JobRequest
 from shared.contracts.names import JobKind
 
 router = APIRouter(prefix="/v1/schemas", tags=["jobs"])
@@ -21,4 +21,14 @@ def submission_models() -> dict[JobKind, type[JobRequest]]:
 @router.get("")
 def list_schemas() -> dict[JobKind, dict[str, Any]]:
     """By kind, the JSON Schema of a job as `POST /v1/jobs` takes it."""
-    return {kind: model.model_json_schema() for kind, model in submission_models().items()}
+    return {kind: _schema(kind, model) for kind, model in submission_models().items()}
+
+
+def _schema(kind: JobKind, model: type[JobRequest]) -> dict[str, Any]:
+    """The model's schema, in which `x-artifact` says of an input what type of artifact it takes."""
+    schema = model.model_json_schema()
+    spec = SPEC_OF_KIND[kind]
+    fields = schema["$defs"][spec.__name__]["properties"]
+    for field, artifact in spec.INPUTS.items():
+        fields[field]["x-artifact"] = artifact
+    return schema

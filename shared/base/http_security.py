@@ -36,6 +36,12 @@ RenderError = Callable[[PlatformError, str], RenderedError]
 """Turns an error and the request's id into a response."""
 
 SESSION_COOKIE = "ryangpt_session"
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+)
+"""On every response that does not set them itself: no answer is a page, unless it says so."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _PORT = re.compile(r":\d+$")
@@ -49,7 +55,7 @@ def session_value(token: str) -> str:
 
 
 class SecurityMiddleware:
-    """Answers what must not reach `app`; adds `x-request-id` and `nosniff` to every response.
+    """Answers what must not reach `app`; adds `x-request-id` and SECURITY_HEADERS to responses.
 
     An empty `token` lets every caller in: only a service bound to loopback may be given one.
     `unlimited(method, path)` names the requests whose body streams through without a limit; every
@@ -207,7 +213,7 @@ class _Response:
         if message["type"] == "http.response.start":
             self.started = True
             present = {bytes(name).lower() for name, _ in message.get("headers", ())}
-            extra = [*self._extra, (b"x-content-type-options", b"nosniff")]
+            extra = (*self._extra, *SECURITY_HEADERS)
             added = [(name, value) for name, value in extra if name not in present]
             message = {**message, "headers": [*message.get("headers", ()), *added]}
         await self._send(message)

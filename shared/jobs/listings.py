@@ -108,9 +108,13 @@ def read_model(session: Session, name: str) -> ModelView:
     return model_view(models.get_model(session, name), models.list_versions(session, [name]))
 
 
-def read_stream(session: Session, job_id: str, *, after: int, limit: int) -> list[EventView]:
-    """Up to `limit` entries of a job's stream numbered above `after`: events, metrics and logs."""
-    return [event_view(row) for row in watch.read_stream(session, job_id, after=after, limit=limit)]
+def read_stream(
+    session: Session, job_id: str, *, after: int, limit: int, only: EventType | None = None
+) -> list[EventView]:
+    """Up to `limit` entries of a job's stream numbered above `after`: events, metrics and logs,
+    or those of one type."""
+    rows = watch.read_stream(session, job_id, after=after, limit=limit, only=only)
+    return [event_view(row) for row in rows]
 
 
 def read_curves(

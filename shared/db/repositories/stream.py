@@ -32,14 +32,18 @@ def add_stream(
     insert_unless_present(session, MetricRow, values)
 
 
-def read_events(session: Session, job_id: str, *, after: int, limit: int) -> Sequence[EventRow]:
-    """Up to `limit` events numbered above `after`, in order."""
+def read_events(
+    session: Session, job_id: str, *, after: int, limit: int, only: EventType | None = None
+) -> Sequence[EventRow]:
+    """Up to `limit` events (of one type, if `only` says so) numbered above `after`, in order."""
     query = (
         select(EventRow)
         .where(EventRow.job_id == job_id, EventRow.seq > after)
         .order_by(EventRow.seq)
         .limit(limit)
     )
+    if only is not None:
+        query = query.where(EventRow.type == only)
     return session.scalars(query).all()
 
 

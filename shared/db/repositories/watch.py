@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from operator import attrgetter
 
@@ -12,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from shared.contracts.names import JobState
+from shared.contracts.views import EventType
 from shared.db.repositories.stream import read_events, read_logs, read_metrics
 from shared.db.tables import EventRow, JobRow, LogRow, MetricRow
 
@@ -36,14 +38,33 @@ def stream_heads(session: Session, job_ids: Collection[str]) -> dict[str, Stream
     }
 
 
-def read_stream(session: Session, job_id: str, *, after: int, limit: int) -> list[StreamRow]:
+def read_stream(
+    session: Session,
+    job_id: str,
+    *,
+    after: int,
+    limit: int,
+    only: EventType | None = None,
+) -> list[StreamRow]:
     """Up to `limit` events, metrics and log lines numbered above `after`, in order.
+
+    `only` leaves out every other type.
 
     Numbers can be left out: a metric that repeats a step of its attempt takes one and is dropped.
     """
     found: list[Sequence[StreamRow]] = [
-        read(session, job_id, after=after, limit=limit)
-        for read in (read_events, read_metrics, read_logs)
+        read(session, job_id, after=after, limit=limit) for read in _readers(only)
     ]
     merged: Iterator[StreamRow] = heapq.merge(*found, key=attrgetter("seq"))
     return list(islice(merged, limit))
+
+
+def _readers(only: EventType | None) -> Sequence[Callable[..., Sequence[StreamRow]]]:
+    """What to read for a stream of all types, or of one."""
+    if only is None:
+        return (read_events, read_metrics, read_logs)
+    if only is EventType.METRICS:
+        return (read_metrics,)
+    if only is EventType.LOG:
+        return (read_logs,)
+    return (partial(read_events, only=only),)

@@ -1,4 +1,4 @@
-"""No route of the API answers a stranger, but the two that are listed."""
+"""No route of the API answers a stranger, but the probes and the pages, which hold no data."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from shared.base.http_security import SESSION_COOKIE
 from tests.unit.api.conftest import TOKEN
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-PUBLIC = {("GET", "/health/live"), ("GET", "/health/ready")}
+PUBLIC = {("GET", "/"), ("GET", "/health/live"), ("GET", "/health/ready")}
 
 
 def paths_of(app: FastAPI) -> set[str]:
-    """Every path template, of documented and of hidden routes."""
+    """Every path template, of documented and of hidden routes. The shell stands for the pages."""
     documented = set(app.openapi()["paths"])
-    return documented | {"/openapi.json", "/inference/v1/{path}", "/no/such/path"}
+    return documented | {"/", "/openapi.json", "/inference/v1/{path}", "/no/such/path"}
 
 
 def requests_to(app: FastAPI) -> Iterator[tuple[str, str]]:
@@ -36,7 +36,9 @@ def test_the_walk_covers_the_api(app: FastAPI) -> None:
     assert len(paths) > 35
 
 
-def test_without_credentials_only_the_probes_answer(app: FastAPI, stranger: TestClient) -> None:
+def test_without_credentials_only_probes_and_pages_answer(
+    app: FastAPI, stranger: TestClient
+) -> None:
     answers = {
         (method, path): stranger.request(method, path).status_code
         for method, path in requests_to(app)
@@ -50,10 +52,11 @@ def test_without_credentials_only_the_probes_answer(app: FastAPI, stranger: Test
 
 def test_a_wrong_token_opens_nothing(app: FastAPI, stranger: TestClient) -> None:
     stranger.headers["Authorization"] = f"Bearer {TOKEN}x"
+    public = {path for _, path in PUBLIC}
     answers = {
         path: stranger.request(method, path).status_code for method, path in requests_to(app)
     }
-    assert {status for path, status in answers.items() if "/health/" not in path} == {401}
+    assert {status for path, status in answers.items() if path not in public} == {401}
 
 
 def test_the_refusal_is_a_problem_document(stranger: TestClient) -> None:

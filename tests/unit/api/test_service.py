@@ -22,7 +22,7 @@ SNAPSHOT = Path(__file__).parents[3] / "docs" / "openapi" / "api.json"
 
 
 def test_the_index_links_to_what_is_there(client: TestClient) -> None:
-    index = client.get("/").json()
+    index = client.get("/v1").json()
     assert (index["name"], index["version"]) == ("Ryan-GPT", package_version())
     links = {name: link for name, link in index["links"].items() if name != "inference"}
     assert {client.get(link).status_code for link in links.values()} == {200}
