@@ -78,6 +78,9 @@ class Relay:
         self._announced = announced
         self._interval = settings.seconds(RELAY_SECONDS)
         self._pending: deque[ProgressMessage | LogLine] = deque()
+        self._num_written = 0
+        self._lines_before: dict[str, int] = {}
+        """By a checkpoint's path, how many lines came before it."""
         self._last_flush = time.monotonic()
         self._log_lines = 0
         self._is_database_away = False
@@ -87,6 +90,13 @@ class Relay:
     def tell(self, line: ProgressMessage) -> None:
         """Add a line of the supervisor's own; any thread may."""
         self._pending.append(line)
+
+    def is_written_up_to(self, checkpoint: CheckpointLine) -> bool:
+        """Whether all that the process told before it announced this is written; any thread may.
+
+        Who resumes from a checkpoint does not repeat the steps before it, nor their metrics.
+        """
+        return self._num_written >= self._lines_before[checkpoint.path]
 
     def pump(self) -> None:
         """Take what is new, and write it when the interval is over or a batch is full.
@@ -126,6 +136,7 @@ class Relay:
                 record(session, self._job_id, self._token, batch)
             for _ in batch:
                 self._pending.popleft()
+            self._num_written += len(batch)
             self._announced.written()
             self._is_database_away = False
         self._last_flush = time.monotonic()
@@ -150,6 +161,7 @@ class Relay:
         self._announced.seen(line)
         match line:
             case CheckpointLine():
+                self._lines_before[line.path] = self._num_written + len(self._pending)
                 self._announced.checkpoint(line)
             case OutputLine():
                 self._announced.output(line)

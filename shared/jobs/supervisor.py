@@ -79,6 +79,7 @@ class Supervisor:
             run_folder=self._folder.path,
             abandoned=self.control.abandoned,
             tell=self._relay.tell,
+            is_written_up_to=self._relay.is_written_up_to,
         )
         self._spool = Spool(
             upload=self._uploader.upload_checkpoint, replaced=self._uploader.discard_checkpoint

@@ -24,6 +24,7 @@ from shared.jobs.outputs import FinishedOutput
 from shared.jobs.publication import commit_checkpoint
 from shared.jobs.retention import retire_checkpoints
 from shared.jobs.retries import AbandonedError, outlast_outage
+from shared.jobs.timing import RELAY_SECONDS
 from shared.storage.base import ObjectStore
 from shared.storage.folders import describe_folder, store_folder
 from shared.storage.keys import checkpoint_prefix, output_prefix
@@ -54,6 +55,8 @@ class Uploader:
     abandoned: threading.Event
     tell: Callable[[NoticeLine], None]
     """Lets the job's owner know what has to wait."""
+    is_written_up_to: Callable[[CheckpointLine], bool]
+    """Whether the metrics before a checkpoint are in the database; it is not committed sooner."""
 
     def upload_checkpoint(self, line: CheckpointLine) -> None:
         """Store the folder, commit it as a checkpoint, and remove what retention gives up."""
@@ -76,6 +79,8 @@ class Uploader:
                     best=line.best,
                 )
 
+        while not self.is_written_up_to(line) and not self.abandoned.wait(self._tick):
+            pass  # the relay writes them, or raises what ends this attempt
         self._outlast(commit, what)
         shutil.rmtree(folder)
         self._retire()
@@ -111,6 +116,10 @@ class Uploader:
             files=describe_folder(folder),
             meta=meta,
         )
+
+    @property
+    def _tick(self) -> float:
+        return self.settings.seconds(RELAY_SECONDS) / 5
 
     def _inside(self, announced: str) -> Path:
         folder = Path(announced).resolve()
