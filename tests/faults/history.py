@@ -1,0 +1,78 @@
+"""What must hold for a job whatever died meanwhile, read from the rows it left."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from itertools import pairwise
+
+from shared.contracts.manifest import MODEL_WEIGHTS, OPTIMIZER_WEIGHTS
+from shared.contracts.names import TERMINAL_STATES, JobState
+from shared.contracts.views import EventType
+from shared.db.repositories import checkpoints, jobs, stream
+from shared.db.tables import EventRow
+from tests.faults.cluster import Cluster
+
+EVERYTHING = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a training job has made: equal results are equal in every bit."""
+
+    losses: dict[int, float]
+    """By step; of a step that was trained twice the later attempt's."""
+    validation: dict[int, float]
+    weights: str
+    optimizer: str
+
+
+def check_history(cluster: Cluster, job_id: str) -> None:
+    """AssertionError unless the job ended once and nobody wrote under a fence that had passed."""
+    with cluster.database.reading() as session:
+        row = jobs.get_job(session, job_id)
+        events = stream.read_events(session, job_id, after=0, limit=EVERYTHING)
+        metrics = stream.read_metrics(session, job_id, after=0, limit=EVERYTHING)
+        logs = stream.read_logs(session, job_id, after=0, limit=EVERYTHING)
+        kept = checkpoints.list_checkpoints(session, job_id)
+    states = [event for event in events if _is_state(event)]
+    ends = [event.data["state"] for event in states if event.data["state"] in TERMINAL_STATES]
+    assert ends == [row.state], "exactly one terminal state"
+    assert states[-1].data["state"] == row.state, "and it is the last"
+    claims = [event for event in states if event.data["state"] == JobState.RUNNING]
+    assert all(a.token < b.token for a, b in pairwise(claims)), "every claim raises the fence"
+    assert [claim.attempt for claim in claims] == list(range(1, row.attempt + 1))
+    assert all(a.token <= b.token for a, b in pairwise(events)), "no event under a passed fence"
+    numbers = sorted(entry.seq for entry in (*events, *metrics, *logs))
+    assert numbers == list(range(1, row.seq + 1)), "the stream has no gap and no double"
+    for entry in (*metrics, *logs):
+        holder = max((c for c in claims if c.seq < entry.seq), key=lambda claim: claim.seq)
+        assert entry.attempt == holder.attempt, "a metric or log line of a stale attempt"
+    assert {c.token for c in kept} <= {claim.token for claim in claims}
+    committed = [e for e in events if e.type is EventType.CHECKPOINT]
+    for event in committed:
+        assert event.token == max(c.token for c in claims if c.seq < event.seq)
+
+
+def result_of(cluster: Cluster, job_id: str) -> Result:
+    """Curves and the digests of the final checkpoint, whose bytes in the store are verified."""
+    with cluster.database.reading() as session:
+        metrics = stream.read_metrics(session, job_id, after=0, limit=EVERYTHING)
+        final = [row for row in checkpoints.list_checkpoints(session, job_id) if row.final]
+    assert len(final) == 1, "one final checkpoint"
+    digests = {}
+    for entry in final[0].manifest["files"]:
+        with cluster.store.stream(final[0].prefix + entry["path"]) as chunks:
+            digests[entry["path"]] = hashlib.sha256(b"".join(chunks)).hexdigest()
+        assert digests[entry["path"]] == entry["sha256"], "no torn checkpoint"
+    points = sorted(metrics, key=lambda point: point.attempt)
+    return Result(
+        losses={p.step: p.values["loss"] for p in points if p.series == "train"},
+        validation={p.step: p.values["validation_loss"] for p in points if p.series != "train"},
+        weights=digests[MODEL_WEIGHTS],
+        optimizer=digests[OPTIMIZER_WEIGHTS],
+    )
+
+
+def _is_state(event: EventRow) -> bool:
+    return event.type is EventType.STATE and "desired" not in event.data
