@@ -46,14 +46,13 @@ from shared.base.openai_errors import render_openai_error
 from shared.base.settings import Settings
 from shared.base.version import package_version
 from shared.contracts.names import HintChannel
+from shared.contracts.serving import MAX_INFERENCE_BODY_BYTES
 from shared.db.session import Database
 from shared.jobs.leader import LeaderLoop
 from shared.jobs.queue import WakeSender, make_celery
 from shared.storage.factory import open_store
 
 MAX_BODY_BYTES = 1 << 20
-MAX_INFERENCE_BODY_BYTES = 4 << 20
-"""As the inference service itself has it."""
 ROUTERS = (
     probes.router,
     sessions.router,

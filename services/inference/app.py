@@ -17,9 +17,8 @@ from services.inference.service import InferenceService
 from shared.base.http_security import SecurityMiddleware
 from shared.base.openai_errors import render_openai_error
 from shared.base.settings import Settings
+from shared.contracts.serving import MAX_INFERENCE_BODY_BYTES
 
-MAX_BODY_BYTES = 4 << 20
-"""A whole context of the longest model is far below."""
 TITLE = "Ryan-GPT inference"
 VERSION = "1"
 
@@ -53,7 +52,7 @@ def create_app(service: InferenceService, settings: Settings) -> FastAPI:
         token=settings.api_token.get_secret_value(),
         allowed_hosts=settings.host_list,
         public_paths=PUBLIC_PATHS,
-        max_body_bytes=MAX_BODY_BYTES,
+        max_body_bytes=MAX_INFERENCE_BODY_BYTES,
         unlimited=_never,
         render_error=render_openai_error,
     )

@@ -1,4 +1,7 @@
-"""The pointer objects by which inference learns what to serve. Only the leader writes them."""
+"""What the services agree on about serving: the size of a request, and the pointer objects.
+
+By the pointers inference learns what to serve. Only the leader writes them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from shared.contracts.manifest import Sha256
 from shared.contracts.specs import ModelName
 
 MODELS_INDEX_KEY = "models/index.json"
+MAX_INFERENCE_BODY_BYTES = 4 << 20
+"""Largest request that inference answers, directly or through the API; a whole context of the
+longest model is far below."""
 
 
 def pointer_key(model: str) -> str:
