@@ -36,9 +36,9 @@ from services.tokenizer.input_file import InputFile
 from services.tokenizer.tokenize import TokenizeFolders, tokenize
 from services.tokenizer.watch import Watch
 from shared.base.files import write_bytes
+from shared.contracts.data_specs import IngestSpec, TokenizeSpec
 from shared.contracts.names import END_TOKEN, SPECIAL_TOKENS
 from shared.contracts.progress import PhaseLine, ProgressMessage
-from shared.contracts.specs import IngestSpec, TokenizeSpec
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_FILE = ROOT.parent / "shared" / "data" / "text" / "mixed-train.txt.gz"

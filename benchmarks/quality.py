@@ -35,10 +35,11 @@ from services.trainer.training import Outside, train
 from shared.base.files import write_bytes
 from shared.base.ids import IdPrefix, new_id
 from shared.base.version import code_version
+from shared.contracts.data_specs import IngestSpec, TokenizeSpec
 from shared.contracts.names import JobKind
 from shared.contracts.progress import MetricsLine, ProgressMessage
 from shared.contracts.run_file import RunFile, RunInput
-from shared.contracts.specs import IngestSpec, TokenizeSpec, TrainSpec
+from shared.contracts.training_specs import TrainSpec
 
 RESULT = Path(__file__).parent / "results" / "quality.json"
 SHAPE = {"context_length": 256, "num_layers": 4, "d_model": 192, "num_heads": 6, "d_ff": 768}

@@ -9,7 +9,7 @@ from services.tokenizer.documents import json_objects
 from services.tokenizer.input_file import InputFile
 from services.tokenizer.rows import Row
 from shared.base.errors import InvalidInputError, JobFailedError
-from shared.contracts.specs import IngestSpec
+from shared.contracts.data_specs import IngestSpec
 from shared.text.chat import Message, check_dialogue
 from shared.text.tokenizer import check_encodable
 

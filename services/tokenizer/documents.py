@@ -9,7 +9,7 @@ from typing import Any
 from services.tokenizer.input_file import InputFile
 from services.tokenizer.rows import Row
 from shared.base.errors import InvalidInputError, JobFailedError
-from shared.contracts.specs import IngestSpec
+from shared.contracts.data_specs import IngestSpec
 from shared.text.tokenizer import check_encodable
 
 TEXT_PIECE_BYTES = 1 << 20

@@ -11,8 +11,8 @@ from services.tokenizer.input_file import InputFile
 from services.tokenizer.rows import Format, Row, texts_of
 from services.tokenizer.watch import Watch
 from shared.base.errors import JobFailedError
+from shared.contracts.data_specs import IngestSpec
 from shared.contracts.manifest import DatasetMeta
-from shared.contracts.specs import IngestSpec
 
 FILE_SOURCES: dict[str, Callable[[InputFile, IngestSpec], Iterator[Row]]] = {
     "text": documents.text_documents,

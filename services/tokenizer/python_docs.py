@@ -10,7 +10,7 @@ from services.tokenizer.python_library import docstrings, library_folder, librar
 from services.tokenizer.rows import Row
 from services.tokenizer.watch import Watch
 from shared.base.errors import JobFailedError
-from shared.contracts.specs import IngestSpec
+from shared.contracts.data_specs import IngestSpec
 
 
 def python_docs(spec: IngestSpec, watch: Watch, folder: Path | None = None) -> Iterator[Row]:

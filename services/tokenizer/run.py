@@ -9,11 +9,11 @@ from services.tokenizer.input_file import InputFile
 from services.tokenizer.tokenize import TokenizeFolders, tokenize
 from services.tokenizer.watch import Stopped, Watch
 from shared.base.errors import JobFailedError
+from shared.contracts.data_specs import IngestSpec, TokenizeSpec
 from shared.contracts.manifest import ArtifactMeta
 from shared.contracts.names import ArtifactType, ExitCode, FailureCode
 from shared.contracts.progress import OutputLine
 from shared.contracts.run_file import RunFile
-from shared.contracts.specs import IngestSpec, TokenizeSpec
 from shared.jobs.program import Reporter, Stop, StopSignal, publish_folder, run_program
 
 

@@ -16,9 +16,9 @@ from services.tokenizer.shard_writer import ShardWriter
 from services.tokenizer.watch import Watch
 from shared.base.errors import JobFailedError
 from shared.base.files import write_bytes
+from shared.contracts.data_specs import TokenizeSpec
 from shared.contracts.manifest import INDEX_NAME, SplitIndex, TokenizerMeta, TokensMeta
 from shared.contracts.names import FailureCode
-from shared.contracts.specs import TokenizeSpec
 from shared.contracts.split_rule import digest_of, is_held_out, share_of
 from shared.text.tokenizer import Tokenizer
 from shared.text.tokenizer_files import write_tokenizer_files

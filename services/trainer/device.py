@@ -11,7 +11,7 @@ from torch import Tensor
 from services.trainer.data import Batch
 from shared.base.errors import JobFailedError
 from shared.contracts.names import FailureCode
-from shared.contracts.specs import TrainingOptions
+from shared.contracts.training_specs import TrainingOptions
 from shared.model.loss import linear_cross_entropy
 from shared.model.transformer import Transformer
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from shared.contracts.checkpoint_specs import ExportSpec
 from shared.contracts.manifest import ExportMeta
 from shared.contracts.names import ArtifactType
 from shared.contracts.progress import OutputLine, PhaseLine, ProgressMessage
 from shared.contracts.run_file import RunFile
-from shared.contracts.specs import ExportSpec
 from shared.model.huggingface import export_huggingface
 
 

@@ -18,7 +18,7 @@ from shared.base.errors import JobFailedError
 from shared.contracts.manifest import TokensMeta
 from shared.contracts.names import FailureCode
 from shared.contracts.run_file import RunFile
-from shared.contracts.specs import FinetuneSpec, TrainSpec
+from shared.contracts.training_specs import FinetuneSpec, TrainSpec
 from shared.model.transformer import Transformer, initialize
 from shared.model.weights import load_model
 from shared.text.chat import encode_prompt

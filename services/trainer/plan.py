@@ -20,7 +20,7 @@ from services.trainer.schedule import Schedule
 from shared.base.errors import JobFailedError
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.names import FailureCode
-from shared.contracts.specs import FinetuneSpec, TrainingOptions, TrainSpec
+from shared.contracts.training_specs import FinetuneSpec, TrainingOptions, TrainSpec
 
 TOKENS_PER_STEP = 32_768
 STEPS_PER_EPOCH = 16

@@ -13,9 +13,10 @@ from services.trainer.export import export
 from services.trainer.loop import Outcome
 from services.trainer.training import Outside, train
 from shared.base.errors import JobFailedError
+from shared.contracts.checkpoint_specs import ExportSpec
 from shared.contracts.names import ExitCode, FailureCode
 from shared.contracts.run_file import RunFile
-from shared.contracts.specs import ExportSpec, FinetuneSpec, TrainSpec
+from shared.contracts.training_specs import FinetuneSpec, TrainSpec
 from shared.jobs.program import Reporter, Stop, StopSignal, publish_folder, run_program
 
 NICENESS = 10

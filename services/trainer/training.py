@@ -41,7 +41,7 @@ from shared.contracts.progress import (
     SampleLine,
 )
 from shared.contracts.run_file import RunFile
-from shared.contracts.specs import FinetuneSpec, TrainSpec
+from shared.contracts.training_specs import FinetuneSpec, TrainSpec
 
 logger = logging.getLogger(__name__)
 

@@ -8,17 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from shared.contracts.base import Contract, FieldError
+from shared.contracts.checkpoint_specs import ExportSpec
+from shared.contracts.data_specs import IngestSpec, TokenizeSpec
 from shared.contracts.names import OUTPUTS_OF_KIND, ArtifactType, Desired, JobKind, JobState
-from shared.contracts.specs import (
-    ExportSpec,
-    FinetuneSpec,
-    IngestSpec,
-    JobOutput,
-    Label,
-    Spec,
-    TokenizeSpec,
-    TrainSpec,
-)
+from shared.contracts.specs import JobOutput, Label, Spec
+from shared.contracts.training_specs import FinetuneSpec, TrainSpec
 
 AnySpec = IngestSpec | TokenizeSpec | TrainSpec | FinetuneSpec | ExportSpec
 JobKey = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from shared.base.errors import InvalidInputError
+from shared.contracts.data_specs import TokenizeSpec
 from shared.contracts.manifest import ArtifactMeta, CheckpointMeta, DatasetMeta, TokensMeta
 from shared.contracts.model_config import ModelConfig
-from shared.contracts.specs import FinetuneSpec, Spec, TokenizeSpec, TrainingOptions, TrainSpec
+from shared.contracts.specs import Spec
+from shared.contracts.training_specs import FinetuneSpec, TrainingOptions, TrainSpec
 
 Meta = TypeVar("Meta", DatasetMeta, TokensMeta, CheckpointMeta)
 

@@ -12,7 +12,7 @@ from shared.base.errors import JobFailedError
 from shared.contracts.jobs import SPEC_OF_KIND
 from shared.contracts.manifest import Manifest
 from shared.contracts.names import OUTPUTS_OF_KIND, ArtifactType, FailureCode
-from shared.contracts.specs import TrainingOptions
+from shared.contracts.training_specs import TrainingOptions
 from shared.contracts.views import EventType
 from shared.db.repositories.artifacts import add_artifacts
 from shared.db.repositories.transitions import add_event

@@ -15,7 +15,7 @@ from shared.base.errors import ConflictError, IntegrityError, NotFoundError
 from shared.contracts.jobs import SPEC_OF_KIND
 from shared.contracts.manifest import CheckpointMeta, Manifest
 from shared.contracts.names import JobKind
-from shared.contracts.specs import TrainingOptions
+from shared.contracts.training_specs import TrainingOptions
 from shared.contracts.views import EventType
 from shared.db.repositories import checkpoints, jobs, models
 from shared.db.repositories.transitions import add_event

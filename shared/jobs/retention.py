@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy.orm import Session
 
 from shared.contracts.jobs import SPEC_OF_KIND
-from shared.contracts.specs import TrainingOptions
+from shared.contracts.training_specs import TrainingOptions
 from shared.db.repositories import checkpoints, jobs, models
 from shared.db.session import database_now
 from shared.db.tables import CheckpointRow

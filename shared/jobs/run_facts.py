@@ -17,7 +17,7 @@ from shared.contracts.manifest import (
     TokensMeta,
 )
 from shared.contracts.model_config import ModelConfig
-from shared.contracts.specs import TrainingOptions, TrainSpec
+from shared.contracts.training_specs import TrainingOptions, TrainSpec
 from shared.contracts.views import CheckpointView, EventType, MetricsView
 from shared.db.repositories import artifacts, checkpoints, jobs, stream
 from shared.db.tables import ArtifactRow, CheckpointRow, EventRow, JobRow

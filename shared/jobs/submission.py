@@ -28,7 +28,8 @@ from shared.contracts.names import (
     JobKind,
     JobState,
 )
-from shared.contracts.specs import FinetuneSpec, Spec, TrainingOptions, TrainSpec
+from shared.contracts.specs import Spec
+from shared.contracts.training_specs import FinetuneSpec, TrainingOptions, TrainSpec
 from shared.contracts.views import EventType
 from shared.db.repositories import checkpoints, jobs, links
 from shared.db.repositories.pipelines import add_pipeline

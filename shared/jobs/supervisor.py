@@ -20,7 +20,8 @@ from shared.contracts.jobs import SPEC_OF_KIND
 from shared.contracts.names import FailureCode
 from shared.contracts.progress import FailedLine, NoticeLine, OutputLine, PhaseLine
 from shared.contracts.run_file import RunFile
-from shared.contracts.specs import Spec, TrainingOptions
+from shared.contracts.specs import Spec
+from shared.contracts.training_specs import TrainingOptions
 from shared.db.tables import JobRow
 from shared.jobs import lifecycle
 from shared.jobs.control import Control

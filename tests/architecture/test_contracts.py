@@ -17,7 +17,7 @@ from shared.contracts.names import (
     JobKind,
     JobState,
 )
-from shared.contracts.specs import TrainSpec
+from shared.contracts.training_specs import TrainSpec
 
 TOKENS = new_id(IdPrefix.DATASET)
 CHECKPOINT = new_id(IdPrefix.CHECKPOINT)

@@ -13,8 +13,8 @@ from services.tokenizer.ingest import ingest
 from services.tokenizer.input_file import InputFile
 from services.tokenizer.rows import parse_row, read_lines
 from services.tokenizer.tokenize import TokenizeFolders, tokenize
+from shared.contracts.data_specs import IngestSpec, TokenizeSpec
 from shared.contracts.manifest import DatasetMeta, TokensMeta
-from shared.contracts.specs import IngestSpec, TokenizeSpec
 from shared.text.token_set import TokenSplit
 from shared.text.tokenizer import Tokenizer
 from tests.support.daily_dialog import dialogue_rows, write_dialogues

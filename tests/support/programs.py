@@ -18,6 +18,7 @@ from pathlib import Path
 
 from shared.base.errors import JobFailedError
 from shared.base.settings import ENV_PREFIX
+from shared.contracts.checkpoint_specs import ExportSpec
 from shared.contracts.manifest import CheckpointMeta, DatasetMeta, ExportMeta
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.names import ArtifactType, ExitCode, FailureCode
@@ -29,7 +30,7 @@ from shared.contracts.progress import (
     ProgressLine,
 )
 from shared.contracts.run_file import RunFile
-from shared.contracts.specs import ExportSpec, TrainingOptions
+from shared.contracts.training_specs import TrainingOptions
 from shared.jobs.program import Reporter, Stop, StopSignal, publish_folder, run_program
 
 TINY_MODEL = ModelConfig(

@@ -15,7 +15,7 @@ from shared.base.ids import IdPrefix, new_id
 from shared.contracts.names import JobKind
 from shared.contracts.progress import CheckpointLine, MetricsLine, NoticeLine, ProgressMessage
 from shared.contracts.run_file import RunFile, RunInput
-from shared.contracts.specs import FinetuneSpec, TrainSpec
+from shared.contracts.training_specs import FinetuneSpec, TrainSpec
 from shared.jobs.program import publish_folder
 from tests.support.models import write_documents
 

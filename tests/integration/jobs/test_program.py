@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shared.base.settings import child_environment
+from shared.contracts.data_specs import IngestSpec
 from shared.contracts.names import ExitCode, JobKind
 from shared.contracts.progress import (
     PROGRESS_LINE,
@@ -21,7 +22,6 @@ from shared.contracts.progress import (
     ProgressLine,
 )
 from shared.contracts.run_file import RunFile
-from shared.contracts.specs import IngestSpec
 from shared.jobs.program import SIGNAL_OF_STOP, Reporter, Stop, publish_folder
 from tests.support.waiting import wait_until
 

@@ -17,7 +17,8 @@ from ryangpt.recipes import (
 from shared.base.errors import InvalidInputError, NotFoundError
 from shared.contracts.jobs import FinetuneJob, IngestJob, TokenizeJob, TrainJob
 from shared.contracts.names import ArtifactType
-from shared.contracts.specs import JobOutput, TrainSpec
+from shared.contracts.specs import JobOutput
+from shared.contracts.training_specs import TrainSpec
 
 UPLOAD = "upl_01ARZ3NDEKTSV4RRFFQ69G5FAV"
 

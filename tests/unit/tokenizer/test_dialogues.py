@@ -11,7 +11,7 @@ import pytest
 from services.tokenizer.dialogues import cut_dialogue, dialogues
 from services.tokenizer.input_file import InputFile
 from shared.base.errors import JobFailedError
-from shared.contracts.specs import IngestSpec
+from shared.contracts.data_specs import IngestSpec
 from shared.text.chat import Message
 
 SPEC = IngestSpec(source="dialogues", upload="upl_01J00000000000000000000000")

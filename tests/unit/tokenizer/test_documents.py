@@ -16,7 +16,7 @@ from services.tokenizer.documents import (
 )
 from services.tokenizer.input_file import InputFile
 from shared.base.errors import JobFailedError
-from shared.contracts.specs import IngestSpec
+from shared.contracts.data_specs import IngestSpec
 
 UPLOAD = "upl_01J00000000000000000000000"
 

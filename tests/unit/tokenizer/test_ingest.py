@@ -13,9 +13,9 @@ from services.tokenizer.input_file import InputFile
 from services.tokenizer.rows import read_lines
 from services.tokenizer.watch import Stopped
 from shared.base.errors import IntegrityError, JobFailedError
+from shared.contracts.data_specs import IngestSpec
 from shared.contracts.manifest import DatasetMeta
 from shared.contracts.progress import PhaseLine, ProgressLine
-from shared.contracts.specs import IngestSpec
 from tests.support.watching import quiet_watch, recording_watch
 
 UPLOAD = "upl_01J00000000000000000000000"

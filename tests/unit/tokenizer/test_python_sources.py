@@ -13,7 +13,7 @@ from services.tokenizer.python_qa import SMALL_TALK, arguments_sentence, dialogu
 from services.tokenizer.python_symbols import Symbol, first_sentence, symbols_of
 from services.tokenizer.rows import Row, text_bytes_of
 from shared.base.errors import JobFailedError
-from shared.contracts.specs import IngestSpec
+from shared.contracts.data_specs import IngestSpec
 from shared.contracts.split_rule import digest_of, is_held_out
 from shared.text.chat import check_dialogue
 from tests.support.watching import quiet_watch

@@ -13,9 +13,9 @@ from services.tokenizer.rows import Row
 from services.tokenizer.tokenize import TokenizeFolders, tokenize
 from services.tokenizer.watch import Stopped
 from shared.base.errors import IntegrityError, JobFailedError
+from shared.contracts.data_specs import TokenizeSpec
 from shared.contracts.manifest import SplitIndex, TokenizerMeta, TokensMeta
 from shared.contracts.progress import PhaseLine, ProgressLine
-from shared.contracts.specs import TokenizeSpec
 from shared.contracts.split_rule import digest_of, is_held_out, share_of
 from shared.text.chat import Message, encode_dialogue
 from shared.text.token_set import TokenSplit

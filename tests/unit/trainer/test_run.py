@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from shared.base.ids import IdPrefix, new_id
+from shared.contracts.checkpoint_specs import ExportSpec
 from shared.contracts.names import ExitCode, JobKind
 from shared.contracts.run_file import RunFile, RunInput
-from shared.contracts.specs import ExportSpec
 from tests.support.training import make_run, run_training, tiny_spec, tiny_tokens
 
 DEADLINE_SECONDS = 120

@@ -11,7 +11,7 @@ from services.trainer.schedule import Schedule
 from shared.base.errors import JobFailedError
 from shared.base.ids import IdPrefix, new_id
 from shared.contracts.model_config import ModelConfig
-from shared.contracts.specs import FinetuneSpec
+from shared.contracts.training_specs import FinetuneSpec
 from tests.support.training import tiny_spec
 
 MODEL = ModelConfig(

@@ -16,7 +16,7 @@ from shared.base.errors import JobFailedError
 from shared.base.ids import IdPrefix, new_id
 from shared.contracts.manifest import MODEL_WEIGHTS
 from shared.contracts.progress import PhaseLine, SampleLine
-from shared.contracts.specs import FinetuneSpec
+from shared.contracts.training_specs import FinetuneSpec
 from shared.model.transformer import Transformer
 from shared.model.weights import load_model, load_state
 from shared.text.tokenizer import Tokenizer

@@ -1,0 +1,74 @@
+"""What a user asks of the data jobs: raw material to a dataset, a dataset to tokens."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from shared.contracts.base import FieldError
+from shared.contracts.names import END_TOKEN, ArtifactType
+from shared.contracts.specs import InputRef, Label, Spec
+
+
+class IngestSpec(Spec):
+    """Turn raw material into a clean dataset of documents or dialogues."""
+
+    INPUTS: ClassVar[dict[str, ArtifactType]] = {"upload": ArtifactType.UPLOAD}
+
+    source: Literal["text", "jsonl", "dialogues", "python_docs", "python_qa"]
+    """`text`, `jsonl` and `dialogues` read an upload (plain or gzip); `python_docs` and `python_qa`
+    read the documentation that this machine's Python carries."""
+    upload: InputRef | None = None
+    """The uploaded file, for the first three sources."""
+    name: Label = "dataset"
+    """Name shown in lists."""
+    text_field: Label = "text"
+    """Key of the text in a JSONL document."""
+    document_separator: str = Field(END_TOKEN, max_length=100)
+    """A line of a text file that is exactly this ends a document; a file without one is cut at
+    paragraphs."""
+    min_chars: int = Field(1, ge=1, le=1_000_000)
+    """Shorter documents are dropped."""
+    max_document_chars: int = Field(20_000, ge=100, le=10_000_000)
+    """Longer documents are cut at paragraphs (then lines, then anywhere)."""
+    max_documents: int | None = Field(None, ge=1)
+    """Stop after this many documents."""
+    deduplicate: bool = True
+    """Drop exact repetitions of a document."""
+
+    @model_validator(mode="after")
+    def _check_upload(self) -> IngestSpec:
+        needs_upload = self.source in {"text", "jsonl", "dialogues"}
+        if needs_upload and self.upload is None:
+            raise FieldError(f"source {self.source!r} needs an upload", "upload")
+        if not needs_upload and self.upload is not None:
+            raise FieldError(f"source {self.source!r} takes no upload", "upload")
+        return self
+
+
+class TokenizeSpec(Spec):
+    """Learn a byte-level BPE (or take one) and encode a dataset into token shards."""
+
+    INPUTS: ClassVar[dict[str, ArtifactType]] = {
+        "dataset": ArtifactType.DATASET,
+        "tokenizer": ArtifactType.TOKENIZER,
+        "validation_dataset": ArtifactType.DATASET,
+    }
+
+    dataset: InputRef
+    """Documents or dialogues to encode."""
+    tokenizer: InputRef | None = None
+    """Use this tokenizer; without one a new one is learned from the dataset."""
+    vocab_size: int = Field(16_000, ge=259, le=65_536)
+    """Size of a tokenizer that is learned, specials included."""
+    min_frequency: int = Field(2, ge=1, le=1000)
+    """A pair seen less often is not merged."""
+    validation_fraction: float = Field(0.01, ge=0, le=0.5)
+    """Share of documents held out, chosen by their hash."""
+    validation_dataset: InputRef | None = None
+    """Hold out this dataset in place of a share of the first."""
+    shard_tokens: int = Field(16_777_216, ge=1024, le=1 << 30)
+    """Tokens in one shard file at most."""
+    name: Label = "tokens"
+    """Name shown in lists."""
