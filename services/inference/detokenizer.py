@@ -11,7 +11,7 @@ class Detokenizer:
 
     A byte-level token may end inside a UTF-8 character: its bytes wait for the rest. Text that
     may yet turn out to be the beginning of a stop string waits as well. When a stop string is
-    complete, text before it is all there is, and `stopped` is set.
+    complete, text before it is all there is, and `stopped` is true.
     """
 
     def __init__(self, token_contents: Sequence[bytes], stop: Sequence[str] = ()) -> None:
@@ -20,7 +20,13 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stop = tuple(stop)
         self._held = ""
-        self.stopped = False
+        self.stopped_by: str | None = None
+        """The stop string that ended the text."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended the text."""
+        return self.stopped_by is not None
 
     def push(self, token: int) -> str:
         """Return the text that `token` makes certain."""
@@ -37,9 +43,8 @@ class Detokenizer:
         if self.stopped:
             return ""
         self._held += new
-        end = _first_occurrence(self._held, self._stop)
-        if end is not None:
-            self.stopped = True
+        if (found := _first_occurrence(self._held, self._stop)) is not None:
+            end, self.stopped_by = found
             text, self._held = self._held[:end], ""
             return text
         keep = _longest_beginning(self._held, self._stop)
@@ -48,9 +53,9 @@ class Detokenizer:
         return text
 
 
-def _first_occurrence(text: str, stop: Sequence[str]) -> int | None:
-    """Where the earliest stop string begins, if there is one."""
-    found = [at for string in stop if (at := text.find(string)) >= 0]
+def _first_occurrence(text: str, stop: Sequence[str]) -> tuple[int, str] | None:
+    """Where the earliest stop string begins, and which it is, if there is one."""
+    found = [(at, string) for string in stop if (at := text.find(string)) >= 0]
     return min(found, default=None)
 
 

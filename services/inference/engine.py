@@ -15,17 +15,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from services.inference.loaded_model import BatchRow, LoadedModel
-from services.inference.sampler import SampleRow, sample
+from services.inference.sampler import Drawn, SampleRow, prompt_logprobs, sample
 from services.inference.scheduler import Row, Scheduler
-from services.inference.sequence import Delta, FinishReason, Sequence
+from services.inference.sequence import Delta, FailureCode, FinishReason, Sequence
 from shared.base.errors import UnavailableError
 
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
 """An idle loop looks up this often, so that its heartbeat stays young."""
+
+EXPIRY_SECONDS = 0.05
+"""Deadlines are looked at this often."""
 
 Deliver = Callable[[list[tuple[Sequence, Delta]]], None]
 
@@ -69,6 +73,7 @@ class Engine:
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._expire_at = 0.0
         self.last_beat = time.monotonic()
         """When the loop last came round."""
 
@@ -96,17 +101,17 @@ class Engine:
             self._thread.join()
         with self._changed:
             left = self._scheduler.sequences()
-        self._settle([(one, one.fail("The service is shutting down.")) for one in left])
+        self._fail(left, "The service is shutting down.", FailureCode.SHUTDOWN)
 
-    def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence.
+    def submit(self, *sequences: Sequence) -> None:
+        """Queue sequences: all of them, or none.
 
         Raises QueueFullError, NeverFitsError or EngineStoppedError; nothing is kept then.
         """
         with self._changed:
             if self._stopping:
                 raise EngineStoppedError("The service is shutting down.")
-            self._scheduler.add(sequence)
+            self._scheduler.add(*sequences)
             self._changed.notify()
 
     def abort(self, sequence: Sequence) -> None:
@@ -120,11 +125,12 @@ class Engine:
 
     def step(self) -> bool:
         """Compute one step; return whether there was anything to compute."""
+        now = time.monotonic()
+        self._expire(now)
         with self._changed:
             rows = self._scheduler.plan()
         if not rows:
             return False
-        now = time.monotonic()
         for row in rows:
             row.sequence.started_at = row.sequence.started_at or now
         deltas: list[tuple[Sequence, Delta]] = []
@@ -153,21 +159,47 @@ class Engine:
                     if not self._stopping and not self._scheduler.num_waiting:
                         self._changed.wait(IDLE_SECONDS)
 
+    def _expire(self, now: float) -> None:
+        """Fail what has waited or run for too long."""
+        if now < self._expire_at:
+            return
+        self._expire_at = now + EXPIRY_SECONDS
+        with self._changed:
+            alive = self._scheduler.sequences()
+        late = [one for one in alive if one.deadline is not None and now >= one.deadline]
+        self._fail(late, "The answer took longer than it may.", FailureCode.TIMEOUT)
+        unserved = [
+            one
+            for one in alive
+            if one.slot is None and one.start_deadline is not None and now >= one.start_deadline
+        ]
+        self._fail(unserved, "No slot became free in time.", FailureCode.QUEUE_TIMEOUT)
+
+    def _fail(self, sequences: list[Sequence], message: str, code: FailureCode) -> None:
+        with self._changed:
+            deltas = [(one, one.fail(message, code)) for one in sequences if not one.finished]
+        self._settle(deltas)
+
     def _compute(self, model: LoadedModel, rows: list[Row]) -> list[tuple[Sequence, Delta]]:
         """Run one model's rows. A failure ends these sequences and no others."""
         try:
-            tokens = _next_tokens(model, rows)
+            drawn = iter(_next_tokens(model, rows))
         except Exception:  # the boundary of the engine's thread: it must outlive any batch
             logger.exception("A step of %s:%s failed", model.name, model.version)
-            return [(r.sequence, r.sequence.fail("Computing the answer failed.")) for r in rows]
+            message, code = "Computing the answer failed.", FailureCode.COMPUTATION
+            return [(row.sequence, row.sequence.fail(message, code)) for row in rows]
         deltas = []
         with self._changed:  # an abort must not fall between the check and the change
             for row in rows:
-                if not row.sequence.finished:
-                    row.sequence.num_cached = row.end
-            for row, token in zip([row for row in rows if row.samples], tokens, strict=True):
-                if not row.sequence.finished:
-                    deltas.append((row.sequence, row.sequence.accept(token)))
+                new = next(drawn) if row.samples else None
+                sequence = row.sequence
+                if sequence.finished:
+                    continue
+                sequence.num_cached = row.end
+                if new is not None:
+                    deltas.append((sequence, sequence.accept(new.token, new.logprobs)))
+                elif row.end == len(sequence.tokens):
+                    deltas.append((sequence, sequence.end_at_prompt()))
         return deltas
 
     def _settle(self, deltas: list[tuple[Sequence, Delta]]) -> None:
@@ -188,24 +220,51 @@ class Engine:
             self._deliver(deltas)
 
 
-def _next_tokens(model: LoadedModel, rows: list[Row]) -> list[int]:
+def _next_tokens(model: LoadedModel, rows: list[Row]) -> list[Drawn]:
     """Compute rows and draw a token for each that samples, in their order."""
     batch = [
         BatchRow(
             ids=row.sequence.tokens[row.start : row.end],
             start=row.start,
             slot=row.slot,
-            samples=row.samples,
+            num_logits=row.count if row.scores_prompt else int(row.samples),
         )
         for row in rows
     ]
     wanted = [
-        SampleRow(params=row.sequence.sampling, num_generated=row.sequence.num_generated)
+        SampleRow(
+            params=row.sequence.sampling,
+            tokens=row.sequence.tokens,
+            num_prompt=len(row.sequence.prompt),
+        )
         for row in rows
         if row.samples
     ]
     with torch.inference_mode():
-        return sample(model.compute(batch), wanted)
+        logits = model.compute(batch)
+        if any(row.scores_prompt for row in rows):
+            logits = _score_prompts(logits, rows)
+        return sample(logits, wanted)
+
+
+def _score_prompts(logits: Tensor, rows: list[Row]) -> Tensor:
+    """Keep logprobs of prompts with their sequences; return the logits that tokens are drawn of."""
+    drawn = []
+    start = 0
+    for row in rows:
+        sequence = row.sequence
+        end = start + (row.count if row.scores_prompt else int(row.samples))
+        if row.scores_prompt:
+            following = sequence.tokens[row.start + 1 : row.end + 1]
+            sequence.prompt_logprobs += prompt_logprobs(
+                logits[start : start + len(following)],
+                following,
+                sequence.sampling.prompt_logprobs or 0,
+            )
+        if row.samples:
+            drawn.append(end - 1)
+        start = end
+    return logits[drawn]
 
 
 def _by_model(rows: Iterable[Row]) -> list[tuple[LoadedModel, list[Row]]]:

@@ -23,8 +23,8 @@ class BatchRow:
     start: int
     """Place of the first of them in the sequence."""
     slot: int
-    samples: bool
-    """Whether logits of the last one are wanted."""
+    num_logits: int
+    """Of how many of the last of them logits are wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
@@ -69,7 +69,7 @@ class LoadedModel:
         return f"{self.name}:{self.version}-{digest}-{self.attention.name}-{self.device.type}"
 
     def compute(self, rows: Sequence[BatchRow], cache: KVCache | None = None) -> torch.Tensor:
-        """Run rows through the network; return logits of those that sample, (S, V) float32.
+        """Run rows through the network; return the wanted logits (S, V), float32.
 
         `cache` replaces the model's own one.
         """
@@ -87,8 +87,7 @@ class LoadedModel:
             ids += row.ids
             positions += range(row.start, end)
             cache_rows += range(row.slot * context + row.start, row.slot * context + end)
-            if row.samples:
-                sampled.append(len(ids) - 1)
+            sampled += range(len(ids) - row.num_logits, len(ids))
         layouts = [
             RowLayout(slot=r.slot, query_length=len(r.ids), key_length=r.start + len(r.ids))
             for r in rows

@@ -106,10 +106,10 @@ class ModelLoader:
         ids = model.tokenizer.encode(CANARY_TEXT)[: model.context_length - 1]
         shape = KVShape.of(model.network.config)
         cache = self._runtime.caches.one_off(shape, num_slots=1)
-        prompt = BatchRow(ids=ids, start=0, slot=0, samples=True)
+        prompt = BatchRow(ids=ids, start=0, slot=0, num_logits=1)
         logits = model.compute([prompt], cache)
         likeliest = int(logits.argmax(-1).item())
-        following = BatchRow(ids=[likeliest], start=len(ids), slot=0, samples=True)
+        following = BatchRow(ids=[likeliest], start=len(ids), slot=0, num_logits=1)
         for found in (logits, model.compute([following], cache)):
             if not torch.isfinite(found).all():
                 raise IntegrityError(

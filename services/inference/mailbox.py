@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence as Items
 
 from services.inference.engine import Engine
+from services.inference.loaded_model import LoadedModel
 from services.inference.sequence import Delta, Sequence
 
 
@@ -42,36 +44,36 @@ class Dispatcher:
 
 
 class Generation:
-    """One sequence being generated, seen from the event loop. Always `close` it."""
+    """One submitted sequence, seen from the event loop. Always `close` it."""
 
     def __init__(self, engine: Engine, dispatcher: Dispatcher, sequence: Sequence) -> None:
-        """Submit the sequence. Raises what `Engine.submit` does."""
         self.sequence = sequence
         self.num_tokens = 0
         """Tokens generated so far."""
         self._engine = engine
         self._dispatcher = dispatcher
         self._mailbox = dispatcher.open(sequence)
-        try:
-            engine.submit(sequence)
-        except Exception:
-            dispatcher.close(sequence)
-            raise
+        self._first: Delta | None = None
+
+    async def started(self) -> LoadedModel:
+        """Wait for the first result; return the model, which no longer changes.
+
+        While a sequence waits for its slot it may be given to a newer version of its model. What
+        ends it before it begins is in the first delta, which `next` still returns.
+        """
+        if self._first is None:
+            self._first = await self._mailbox.get()
+        return self.sequence.model
 
     async def next(self) -> Delta:
         """Wait for more and return all there is, as one delta.
 
         A reader that is slower than the engine thereby gets fewer, larger pieces.
         """
-        delta = await self._mailbox.get()
+        first, self._first = self._first, None
+        delta = await self._mailbox.get() if first is None else first
         while not self._mailbox.empty():
-            more = self._mailbox.get_nowait()
-            delta = Delta(
-                text=delta.text + more.text,
-                num_tokens=delta.num_tokens + more.num_tokens,
-                finish_reason=more.finish_reason,
-                error=more.error,
-            )
+            delta += self._mailbox.get_nowait()
         self.num_tokens += delta.num_tokens
         return delta
 
@@ -79,3 +81,15 @@ class Generation:
         """Free what the sequence holds, if it has not ended yet."""
         self._dispatcher.close(self.sequence)
         self._engine.abort(self.sequence)
+
+
+def submit(engine: Engine, dispatcher: Dispatcher, sequences: Items[Sequence]) -> list[Generation]:
+    """Submit sequences, all or none. Raises what `Engine.submit` does."""
+    generations = [Generation(engine, dispatcher, sequence) for sequence in sequences]
+    try:
+        engine.submit(*sequences)
+    except Exception:
+        for sequence in sequences:
+            dispatcher.close(sequence)
+        raise
+    return generations

@@ -7,14 +7,14 @@ changes nothing (beyond the last bits that a matrix product of another batch siz
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from services.inference.sequence import SamplingParams
+from services.inference.distribution import draw, filter_tokens, penalize, top_logprobs, uniform
+from services.inference.sequence import SamplingParams, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,76 +22,109 @@ class SampleRow:
     """What the sampler has to know of one row of logits."""
 
     params: SamplingParams
-    num_generated: int
-    """Tokens generated so far: the position in the answer that is drawn now."""
+    tokens: Sequence[int]
+    """Prompt and answer so far."""
+    num_prompt: int
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens generated so far: the position in the answer that is drawn now."""
+        return len(self.tokens) - self.num_prompt
 
 
-def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[int]:
-    """Choose one token for each row of logits (B, V), which is overwritten.
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A chosen token."""
 
-    In order: end tokens are banned while min_tokens asks for more, then temperature, then min_p,
-    top_k and top_p together. Temperature 0 takes the likeliest token (the lowest id of equals).
+    token: int
+    logprobs: TokenLogprobs | None = None
+    """If the row asked for them."""
+
+
+def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[Drawn]:
+    """Choose one token for each row of logits (B, V) float32, which is overwritten.
+
+    The order is that of SamplingParams. Temperature 0 takes the likeliest token (the lowest id of
+    equals). Logprobs are of the logits as they came.
     """
-    _ban_end_tokens(logits, rows)
-    chosen = logits.argmax(-1)
-    drawn = [index for index, row in enumerate(rows) if row.params.temperature > 0]
-    if drawn:
-        picked = logits[drawn].float()
-        chosen[drawn] = _draw(picked, [rows[index] for index in drawn])
-    tokens: list[int] = chosen.tolist()
-    return tokens
-
-
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that is a function of seed and position, the same on every machine."""
-    text = f"{seed}:{position}".encode()
-    digest = hashlib.blake2b(text, digest_size=8, person=b"ryangpt-sample").digest()
-    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
-
-
-def _ban_end_tokens(logits: Tensor, rows: Sequence[SampleRow]) -> None:
+    wanted = [index for index, row in enumerate(rows) if row.params.logprobs is not None]
+    raw = logits[wanted].log_softmax(-1) if wanted else None
     for index, row in enumerate(rows):
-        if row.num_generated < row.params.min_tokens and row.params.end_ids:
-            logits[index, sorted(row.params.end_ids)] = -torch.inf
+        _apply_wishes(logits[index], row)
+    chosen = logits.argmax(-1)
+    warm = [index for index, row in enumerate(rows) if row.params.temperature > 0]
+    if warm:
+        chosen[warm] = _draw(logits[warm], [rows[index] for index in warm])
+    tokens: list[int] = chosen.tolist()
+    drawn = [Drawn(token) for token in tokens]
+    if raw is not None:
+        params = [rows[index].params.logprobs or 0 for index in wanted]
+        found = top_logprobs(raw, [tokens[index] for index in wanted], params)
+        for index, logprobs in zip(wanted, found, strict=True):
+            drawn[index] = Drawn(tokens[index], TokenLogprobs(*logprobs))
+    return drawn
+
+
+def prompt_logprobs(logits: Tensor, following: Sequence[int], top: int) -> list[TokenLogprobs]:
+    """How likely each of `following` was after a position, given the logits (N, V) there."""
+    found = top_logprobs(logits.log_softmax(-1), following, [top] * len(following))
+    return [TokenLogprobs(*one) for one in found]
+
+
+def _apply_wishes(logits: Tensor, row: SampleRow) -> None:
+    """Change one row's logits (V,) in place as its bias, penalties and min_tokens ask for."""
+    params = row.params
+    if params.logit_bias:
+        ids, values = zip(*params.logit_bias, strict=True)
+        bias = torch.tensor(values, device=logits.device, dtype=logits.dtype)
+        logits.index_add_(0, torch.tensor(ids, device=logits.device), bias)
+    if params.penalizes:
+        _penalize(logits, row)
+    if row.num_generated < params.min_tokens and params.end_ids:
+        logits[sorted(params.end_ids)] = -torch.inf
+
+
+def _penalize(logits: Tensor, row: SampleRow) -> None:
+    params, vocab_size = row.params, logits.shape[-1]
+    ids = torch.tensor(row.tokens, device=logits.device)
+    answer = ids[row.num_prompt :]
+    counts = torch.bincount(answer, minlength=vocab_size)
+    seen = torch.zeros(vocab_size, dtype=torch.bool, device=logits.device).index_fill_(0, ids, True)
+    logits.copy_(
+        penalize(
+            logits,
+            counts,
+            seen,
+            repetition=params.repetition_penalty,
+            frequency=params.frequency_penalty,
+            presence=params.presence_penalty,
+        )
+    )
 
 
 def _draw(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """Draw from softmax(logits / temperature), filtered: inverse of the cumulated distribution."""
+    """Draw from softmax(logits / temperature), filtered."""
     device = logits.device
-    temperatures = torch.tensor([row.params.temperature for row in rows], device=device)
+
+    def column(values: list[float] | list[int]) -> Tensor:
+        return torch.tensor(values, device=device)
+
+    temperatures = column([row.params.temperature for row in rows])
     # Relative to the likeliest token first: a tiny temperature must not overflow.
     logits = (logits - logits.amax(-1, keepdim=True)) / temperatures[:, None]
     filtered = [index for index, row in enumerate(rows) if _filters(row.params)]
     if filtered:
         params = [rows[index].params for index in filtered]
-        logits[filtered] = _filter(logits[filtered], params)
-    cumulated = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
-    numbers = [uniform(row.params.seed, row.num_generated) for row in rows]
-    draws = torch.tensor(numbers, dtype=torch.float64, device=device)[:, None]
-    # right=True never lands on a token of probability 0: its sum equals its left neighbour's.
-    chosen = torch.searchsorted(cumulated, draws * cumulated[:, -1:], right=True)
-    return chosen[:, 0].clamp_(max=logits.shape[-1] - 1)
+        logits[filtered] = filter_tokens(
+            logits[filtered],
+            top_k=column([p.top_k or logits.shape[-1] for p in params]),
+            top_p=column([p.top_p for p in params]),
+            min_p=column([p.min_p for p in params]),
+        )
+    seeds = column([row.params.seed for row in rows])
+    positions = column([row.num_generated for row in rows])
+    return draw(logits, uniform(seeds, positions))
 
 
 def _filters(params: SamplingParams) -> bool:
     return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
-
-
-def _filter(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """Set to -inf what min_p, top_k or top_p leaves out; the likeliest token always stays.
-
-    top_p is nucleus sampling (Holtzman et al., 2020, arXiv:1904.09751): the fewest tokens whose
-    probabilities reach p. min_p: Nguyen et al., 2024, arXiv:2407.01082.
-    """
-    device, vocab_size = logits.device, logits.shape[-1]
-    top_k = torch.tensor([p.top_k or vocab_size for p in params], device=device)[:, None]
-    top_p = torch.tensor([p.top_p for p in params], device=device)[:, None]
-    min_p = torch.tensor([p.min_p for p in params], device=device)[:, None]
-    ordered, order = logits.sort(stable=True, dim=-1, descending=True)
-    probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities
-    ranks = torch.arange(vocab_size, device=device)[None]
-    dropped = (ranks >= top_k) | (probabilities < min_p * probabilities[:, :1])
-    dropped |= (before >= top_p) & (top_p < 1)
-    dropped[:, 0] = False
-    return logits.masked_fill(torch.zeros_like(dropped).scatter_(1, order, dropped), -torch.inf)

@@ -10,7 +10,7 @@ nothing is ever preempted.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
@@ -41,6 +41,8 @@ class Row:
     count: int
     samples: bool
     """Whether the last known token is among them, so that the next one can be drawn."""
+    scores_prompt: bool = False
+    """Whether the logprobs of the prompt's tokens are wanted."""
 
     @property
     def end(self) -> int:
@@ -51,13 +53,25 @@ class Row:
 class Scheduler:
     """Waiting queue, slots and token budget. Not thread-safe: its engine holds a lock."""
 
-    def __init__(self, *, num_slots: int, token_budget: int, max_waiting: int) -> None:
-        """Needs `token_budget > num_slots`: prompts must progress beside full slots."""
+    def __init__(
+        self,
+        *,
+        num_slots: int,
+        token_budget: int,
+        max_waiting: int,
+        max_waiting_tokens: int | None = None,
+    ) -> None:
+        """Needs `token_budget > num_slots`: prompts must progress beside full slots.
+
+        At most `max_waiting` sequences, with prompts of at most `max_waiting_tokens` together, wait
+        beyond those for which a slot is free.
+        """
         if not 0 < num_slots < token_budget:
             raise ValueError(f"token_budget {token_budget} must exceed num_slots {num_slots} > 0")
         self.num_slots = num_slots
         self.token_budget = token_budget
         self.max_waiting = max_waiting
+        self.max_waiting_tokens = max_waiting_tokens
         self._free_slots = list(range(num_slots))
         heapify(self._free_slots)
         self._waiting: deque[Sequence] = deque()
@@ -73,23 +87,37 @@ class Scheduler:
         """Sequences that hold none yet."""
         return len(self._waiting)
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence.
+    def add(self, *sequences: Sequence) -> None:
+        """Queue sequences: all of them, or none.
 
-        Raises QueueFullError when nobody may wait any more, NeverFitsError when prompt and answer
+        Raises QueueFullError when not all may wait, NeverFitsError when prompt and answer of one
         together are longer than a slot.
         """
-        needed = len(sequence.prompt) + sequence.sampling.max_tokens
-        if needed > sequence.capacity:
-            raise NeverFitsError(
-                f"Prompt and answer need {needed} tokens; there is room for {sequence.capacity}."
-            )
-        if self.num_waiting >= self.max_waiting + len(self._free_slots):
+        for sequence in sequences:
+            needed = len(sequence.prompt) + sequence.sampling.max_tokens
+            if needed > sequence.capacity:
+                raise NeverFitsError(
+                    f"Prompt and answer need {needed} tokens; there is room for "
+                    f"{sequence.capacity}."
+                )
+        self._refuse_beyond_queue(sequences)
+        self._waiting.extend(sequences)
+
+    def _refuse_beyond_queue(self, sequences: Collection[Sequence]) -> None:
+        waiting = self.num_waiting + len(sequences)
+        if waiting > self.max_waiting + len(self._free_slots):
             raise QueueFullError(
                 f"{self.num_waiting} requests are waiting already; try again shortly.",
                 retry_after=1,
             )
-        self._waiting.append(sequence)
+        if self.max_waiting_tokens is None or waiting <= len(self._free_slots):
+            return
+        tokens = sum(len(one.prompt) for one in self._waiting)
+        if tokens + sum(len(one.prompt) for one in sequences) > self.max_waiting_tokens:
+            raise QueueFullError(
+                f"Prompts of {tokens} tokens are waiting already; try again shortly.",
+                retry_after=1,
+            )
 
     def plan(self) -> list[Row]:
         """Choose the next step's rows: generating sequences, then prompts in order of arrival."""
@@ -138,11 +166,12 @@ def _slot(sequence: Sequence) -> int:
 
 
 def _row(sequence: Sequence, count: int) -> Row:
-    start = sequence.num_cached
+    start, sampling = sequence.num_cached, sequence.sampling
     return Row(
         sequence=sequence,
         slot=_slot(sequence),
         start=start,
         count=count,
-        samples=start + count == len(sequence.tokens),
+        samples=start + count == len(sequence.tokens) and sampling.max_tokens > 0,
+        scores_prompt=start < len(sequence.prompt) and sampling.prompt_logprobs is not None,
     )

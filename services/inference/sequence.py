@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,9 @@ from services.inference.detokenizer import Detokenizer
 
 if TYPE_CHECKING:
     from services.inference.loaded_model import LoadedModel
+
+SEED_STRIDE = 0x9E3779B97F4A7C15
+"""2^64 divided by the golden ratio: seeds of choices lie far apart."""
 
 _numbers = itertools.count()
 
@@ -25,12 +28,28 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+class FailureCode(StrEnum):
+    """What ended a sequence that has `FinishReason.ERROR`."""
+
+    COMPUTATION = "generation_failed"
+    TIMEOUT = "timeout"
+    """Its deadline passed."""
+    QUEUE_TIMEOUT = "queue_timeout"
+    """It got no slot in time; nothing was computed."""
+    RETIRED = "model_retired"
+    """Its version of the model was replaced long ago."""
+    SHUTDOWN = "shutting_down"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How the next token is chosen and when to stop; every limit already resolved."""
+    """How the next token is chosen and when to stop; every limit already resolved.
+
+    Order: logit_bias, penalties, the ban on end tokens, temperature, then min_p, top_k and top_p.
+    """
 
     max_tokens: int
-    """Tokens to generate at most; at least 1."""
+    """Tokens to generate at most; 0 only looks at the prompt."""
     seed: int
     """With the position, it alone decides the random draw of a token."""
     temperature: float = 1.0
@@ -41,30 +60,100 @@ class SamplingParams:
     """Only the likeliest tokens that together reach this probability."""
     min_p: float = 0.0
     """Only tokens at least this likely, relative to the likeliest one."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens in prompt or answer."""
+    frequency_penalty: float = 0.0
+    """Subtracted for each time the token is in the answer already."""
+    presence_penalty: float = 0.0
+    """Subtracted once for a token that is in the answer already."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Added to the logits of these tokens; every id is in the vocabulary."""
     min_tokens: int = 0
     """Until so many are generated, no token of `end_ids` can be drawn."""
     end_ids: frozenset[int] = frozenset()
-    """Tokens that end the text."""
+    """Tokens that end the text: the model's own (unless ignored) and the client's."""
     stop: tuple[str, ...] = ()
     """Strings that end the text; they are cut off."""
+    logprobs: int | None = None
+    """Likeliest alternatives to report with each token's logprob; None reports nothing."""
+    prompt_logprobs: int | None = None
+    """The same for the tokens of the prompt."""
+
+    def for_choice(self, number: int) -> SamplingParams:
+        """The same wishes for another answer to the same prompt; number 0 is this one."""
+        if number == 0:
+            return self
+        wrapped = (self.seed + number * SEED_STRIDE + 2**63) % 2**64 - 2**63
+        return replace(self, seed=wrapped)
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether a token's chance depends on the text so far."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.frequency_penalty != 0.0
+            or self.presence_penalty != 0.0
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely a token was by the model's own distribution, before any wish is applied."""
+
+    token: int
+    logprob: float
+    """Natural logarithm."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens with their logprobs, likeliest first; the token may be among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
     """What one step added to a sequence, as its reader gets it."""
 
-    text: str
-    num_tokens: int
+    text: str = ""
+    """May lag behind the tokens: half a character or half a stop string is held back."""
+    tokens: tuple[int, ...] = ()
+    """Generated tokens, one that ended the text included."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One a token, if asked for."""
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    """One a prompt token, None for the first; all of them with the first delta, if asked for."""
     finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    """With `FinishReason.STOP`, the token or string that ended the text."""
     error: str | None = None
     """What went wrong, with `FinishReason.ERROR`."""
+    error_code: FailureCode | None = None
+    """The same for programs."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Generated tokens."""
+        return len(self.tokens)
+
+    def __add__(self, later: Delta) -> Delta:
+        """This and what came after it, as one."""
+        early = self.prompt_logprobs
+        return Delta(
+            text=self.text + later.text,
+            tokens=self.tokens + later.tokens,
+            logprobs=self.logprobs + later.logprobs,
+            prompt_logprobs=later.prompt_logprobs if early is None else early,
+            finish_reason=later.finish_reason,
+            stop_reason=later.stop_reason,
+            error=later.error,
+            error_code=later.error_code,
+        )
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
-    """A prompt and what has been generated after it, bound to one loaded model for life.
+    """A prompt and what has been generated after it.
 
-    Changed by the engine only. `num_cached` tokens have their keys and values in `slot`.
+    It is bound to one loaded model for life when it gets a slot; while it waits, the engine may
+    give it a newer version of the same model. Changed by the engine only. `num_cached` tokens have
+    their keys and values in `slot`.
     """
 
     model: LoadedModel
@@ -73,6 +162,10 @@ class Sequence:
     detokenizer: Detokenizer
     capacity: int
     """Tokens that a slot of this model's cache can hold: the context."""
+    deadline: float | None = None
+    """When it fails with `FailureCode.TIMEOUT`; seconds of the monotonic clock."""
+    start_deadline: float | None = None
+    """When it fails with `FailureCode.QUEUE_TIMEOUT` unless it has a slot by then."""
     tokens: list[int] = field(init=False)
     num_cached: int = 0
     slot: int | None = None
@@ -83,6 +176,8 @@ class Sequence:
     started_at: float | None = None
     """When it got a slot."""
     last_token_at: float | None = None
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+    """Those that are computed but not delivered yet."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)
@@ -97,25 +192,47 @@ class Sequence:
         """Whether nothing will be added any more."""
         return self.finish_reason is not None
 
-    def accept(self, token: int) -> Delta:
+    def accept(self, token: int, logprobs: TokenLogprobs | None = None) -> Delta:
         """Append a generated token and decide whether it ends the sequence."""
         self.tokens.append(token)
-        if token in self.sampling.end_ids:
-            return self._finish(FinishReason.STOP, self.detokenizer.flush())
-        text = self.detokenizer.push(token)
-        if self.detokenizer.stopped:
-            return self._finish(FinishReason.STOP, text)
-        if self.num_generated >= self.sampling.max_tokens:
-            rest = self.detokenizer.flush()
-            reason = FinishReason.STOP if self.detokenizer.stopped else FinishReason.LENGTH
-            return self._finish(reason, text + rest)
-        return Delta(text=text, num_tokens=1)
-
-    def fail(self, message: str) -> Delta:
-        """End the sequence because computing it failed."""
-        self.finish_reason = FinishReason.ERROR
-        return Delta(text="", num_tokens=0, finish_reason=FinishReason.ERROR, error=message)
-
-    def _finish(self, reason: FinishReason, text: str) -> Delta:
+        text, reason, stop_reason = self._read(token)
         self.finish_reason = reason
-        return Delta(text=text, num_tokens=1, finish_reason=reason)
+        return Delta(
+            text=text,
+            tokens=(token,),
+            logprobs=() if logprobs is None else (logprobs,),
+            prompt_logprobs=self._take_prompt_logprobs(),
+            finish_reason=reason,
+            stop_reason=stop_reason,
+        )
+
+    def end_at_prompt(self) -> Delta:
+        """End a sequence that asked for no token, once its prompt is computed."""
+        self.finish_reason = FinishReason.LENGTH
+        return Delta(
+            prompt_logprobs=self._take_prompt_logprobs(), finish_reason=FinishReason.LENGTH
+        )
+
+    def fail(self, message: str, code: FailureCode) -> Delta:
+        """End the sequence because it cannot be computed to its end."""
+        self.finish_reason = FinishReason.ERROR
+        return Delta(finish_reason=FinishReason.ERROR, error=message, error_code=code)
+
+    def _read(self, token: int) -> tuple[str, FinishReason | None, int | str | None]:
+        """Text that a new token makes certain, and whether and why it ends the sequence."""
+        words = self.detokenizer
+        if token in self.sampling.end_ids:
+            return words.flush(), FinishReason.STOP, token
+        text = words.push(token)
+        if not words.stopped and self.num_generated >= self.sampling.max_tokens:
+            text += words.flush()
+            if not words.stopped:
+                return text, FinishReason.LENGTH, None
+        return text, FinishReason.STOP if words.stopped else None, words.stopped_by
+
+    def _take_prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:
+        if self.sampling.prompt_logprobs is None or not self.prompt_logprobs:
+            return None
+        taken = tuple(self.prompt_logprobs)
+        self.prompt_logprobs.clear()
+        return taken

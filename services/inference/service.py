@@ -11,7 +11,7 @@ from services.inference.detokenizer import Detokenizer
 from services.inference.engine import Engine
 from services.inference.loaded_model import LoadedModel
 from services.inference.loader import ModelLoader
-from services.inference.mailbox import Dispatcher, Generation
+from services.inference.mailbox import Dispatcher, Generation, submit
 from services.inference.metrics import Metrics
 from services.inference.registry import ModelRegistry
 from services.inference.runtime import Runtime
@@ -88,11 +88,36 @@ class InferenceService:
         self, model: LoadedModel, prompt: Items[int], sampling: SamplingParams
     ) -> Generation:
         """Begin to generate. Raises QueueFullError and what else `Engine.submit` does."""
-        sequence = Sequence(
-            model=model,
-            prompt=tuple(prompt),
-            sampling=sampling,
-            detokenizer=Detokenizer(model.tokenizer.token_contents, sampling.stop),
-            capacity=model.context_length,
-        )
-        return Generation(self.engine, self._dispatcher, sequence)
+        return self.generate_all(model, [prompt], sampling)[0]
+
+    def generate_all(
+        self,
+        model: LoadedModel,
+        prompts: Items[Items[int]],
+        sampling: SamplingParams,
+        *,
+        num_choices: int = 1,
+        seconds: float | None = None,
+        queue_seconds: float | None = None,
+    ) -> list[Generation]:
+        """Begin `num_choices` answers to each prompt, in this order: all of them, or none.
+
+        The first choice of each prompt has the seed of `sampling`, others have their own, derived
+        from it. `seconds` bounds the time to the last token, `queue_seconds` that to a slot.
+        Raises QueueFullError and what else `Engine.submit` does.
+        """
+        now = time.monotonic()
+        sequences = [
+            Sequence(
+                model=model,
+                prompt=tuple(prompt),
+                sampling=sampling.for_choice(choice),
+                detokenizer=Detokenizer(model.tokenizer.token_contents, sampling.stop),
+                capacity=model.context_length,
+                deadline=None if seconds is None else now + seconds,
+                start_deadline=None if queue_seconds is None else now + queue_seconds,
+            )
+            for prompt in prompts
+            for choice in range(num_choices)
+        ]
+        return submit(self.engine, self._dispatcher, sequences)

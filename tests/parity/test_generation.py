@@ -73,7 +73,7 @@ def test_logits_of_every_position_agree(model: Transformer) -> None:
         expected = model(torch.tensor([ids]))[0]
     found = []
     for start, end in ((0, 10), (10, 11), (11, 40), (40, 64)):
-        rows = [BatchRow(ids=ids[start:end], start=start, slot=3, samples=True)]
+        rows = [BatchRow(ids=ids[start:end], start=start, slot=3, num_logits=1)]
         found.append(loaded.compute(rows)[0])
     ends = expected[[9, 10, 39, 63]]
     assert (torch.stack(found) - ends).abs().max() < 2e-5

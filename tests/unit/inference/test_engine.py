@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from typing import Any
 
 import pytest
+import torch
 
 from services.inference.engine import EngineStoppedError
 from services.inference.loaded_model import LoadedModel
 from services.inference.scheduler import NeverFitsError
-from services.inference.sequence import FinishReason
+from services.inference.sequence import Delta, FailureCode, FinishReason
 from tests.support.generation import EngineBench, answer_ids
 from tests.support.serving import SMALL_MODELS, greedy_without_cache, random_model
 from tests.support.waiting import wait_until
@@ -130,6 +132,49 @@ def test_one_delivery_a_step_carries_every_sequences_token() -> None:
     bench.engine.step()
     assert [delta.num_tokens for _, delta in bench.delivered] == [1, 1, 1]
     assert [step.generated_tokens for step in bench.observer.steps] == [3]
+
+
+def test_a_deadline_ends_what_runs_and_a_start_deadline_what_waits() -> None:
+    bench = EngineBench(num_slots=1)
+    loaded = bench.load(MODEL)
+    late, unserved = bench.add(loaded, [5]), bench.add(loaded, [6])
+    kept = bench.add(loaded, [7], max_tokens=3)
+    bench.engine.step()
+    late.deadline = unserved.start_deadline = kept.start_deadline = time.monotonic() - 1
+    kept.start_deadline += 3600
+    wait_until(lambda: bench.engine.step() and unserved.finished, "the deadlines are seen")
+    bench.finish()
+    codes = {one: delta.error_code for one, delta in bench.delivered if delta.error}
+    assert codes == {late: FailureCode.TIMEOUT, unserved: FailureCode.QUEUE_TIMEOUT}
+    assert answer_ids(kept) == greedy_without_cache(MODEL, [7], 3)
+    assert bench.engine.load == (0, 0)
+
+
+@pytest.mark.parametrize("token_budget", [64, 8])
+def test_prompt_logprobs_are_those_of_the_whole_text_also_in_chunks(token_budget: int) -> None:
+    bench = EngineBench(token_budget=token_budget)
+    prompt = [5, 9, 200, 31, 7, 7, 80, 12, 250, 3, 4]
+    loaded = bench.load(MODEL)
+    neighbour = bench.add(loaded, [6], max_tokens=6)
+    scored = bench.add(loaded, prompt, max_tokens=2, prompt_logprobs=1, logprobs=0)
+    only_scored = bench.add(loaded, prompt, max_tokens=0, prompt_logprobs=0)
+    bench.finish()
+    text = prompt + answer_ids(scored)
+    logprobs = MODEL(torch.tensor([text]))[0].detach().log_softmax(-1)
+    expected = [float(logprobs[at, token]) for at, token in enumerate(text[1:])]
+    whole = sum((delta for one, delta in bench.delivered if one is scored), Delta())
+    assert whole.prompt_logprobs is not None
+    assert whole.prompt_logprobs[0] is None
+    found = [one for one in (*whole.prompt_logprobs[1:], *whole.logprobs) if one is not None]
+    assert [one.token for one in found] == text[1:]
+    assert [one.logprob for one in found] == pytest.approx(expected, abs=2e-5)
+    likeliest = [one.top[0][0] for one in found[: len(prompt) - 1]]
+    assert likeliest == logprobs[: len(prompt) - 1].argmax(-1).tolist()
+    (short,) = [delta for one, delta in bench.delivered if one is only_scored]
+    assert short.finish_reason is FinishReason.LENGTH
+    assert short.prompt_logprobs is not None
+    assert len(short.prompt_logprobs) == len(prompt)
+    assert answer_ids(neighbour) == greedy_without_cache(MODEL, [6], 6)
 
 
 def test_text_and_tokens_agree() -> None:

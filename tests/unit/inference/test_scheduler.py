@@ -100,6 +100,28 @@ def test_a_full_queue_refuses_and_keeps_what_it_has() -> None:
     assert scheduler.sequences() == kept
 
 
+def test_several_sequences_are_queued_all_or_none() -> None:
+    scheduler = Scheduler(num_slots=1, token_budget=8, max_waiting=1)
+    with pytest.raises(QueueFullError):
+        scheduler.add(make_sequence(), make_sequence(), make_sequence())
+    with pytest.raises(NeverFitsError):
+        scheduler.add(make_sequence(), make_sequence(60, max_tokens=5))
+    assert scheduler.sequences() == []
+    both = [make_sequence(), make_sequence()]
+    scheduler.add(*both)
+    assert scheduler.sequences() == both
+
+
+def test_waiting_prompts_are_bounded_in_tokens() -> None:
+    scheduler = Scheduler(num_slots=1, token_budget=8, max_waiting=9, max_waiting_tokens=50)
+    scheduler.add(make_sequence(60, max_tokens=1))  # a slot is free, so it does not wait
+    scheduler.plan()
+    scheduler.add(make_sequence(30))
+    with pytest.raises(QueueFullError, match="Prompts of 30 tokens are waiting"):
+        scheduler.add(make_sequence(21))
+    scheduler.add(make_sequence(20))
+
+
 def test_what_can_never_fit_is_refused() -> None:
     scheduler = Scheduler(num_slots=1, token_budget=8, max_waiting=1)
     with pytest.raises(NeverFitsError, match="need 65 tokens; there is room for 64"):

@@ -19,7 +19,7 @@ def test_it_ends_with_length_at_max_tokens() -> None:
 def test_an_end_token_ends_it_and_has_no_text() -> None:
     sequence = make_sequence(max_tokens=9, end_ids=frozenset({0}))
     deltas = feed(sequence, b"a\0")
-    assert deltas[-1] == Delta(text="", num_tokens=1, finish_reason=FinishReason.STOP)
+    assert deltas[-1] == Delta(tokens=(0,), finish_reason=FinishReason.STOP, stop_reason=0)
     assert sequence.tokens[3:] == [97, 0]
 
 
