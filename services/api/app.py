@@ -48,7 +48,7 @@ from shared.base.version import package_version
 from shared.contracts.names import HintChannel
 from shared.contracts.serving import MAX_INFERENCE_BODY_BYTES
 from shared.db.session import Database
-from shared.jobs.leader import LeaderLoop
+from shared.jobs.leader.loop import LeaderLoop
 from shared.jobs.queue import WakeSender, make_celery
 from shared.storage.factory import open_store
 

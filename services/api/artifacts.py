@@ -22,8 +22,8 @@ from shared.contracts.views import ArtifactView, Page, PreviewView
 from shared.db.repositories.artifacts import get_artifact
 from shared.db.repositories.checkpoints import get_checkpoint
 from shared.db.tables import ArtifactRow, CheckpointRow
-from shared.jobs.listings import artifacts_page
-from shared.jobs.views import artifact_view
+from shared.jobs.reading.listings import artifacts_page
+from shared.jobs.reading.views import artifact_view
 from shared.storage.base import ObjectStore
 
 DATASETS = (ArtifactType.DATASET, ArtifactType.TOKENS)

@@ -29,9 +29,9 @@ from shared.db.repositories.stream import read_logs
 from shared.db.repositories.watch import StreamHead, stream_heads
 from shared.db.session import Database
 from shared.db.tables import JobRow
-from shared.jobs import listings
-from shared.jobs.plot import render_loss_svg
-from shared.jobs.report import render_report
+from shared.jobs.reading import listings
+from shared.jobs.reading.plot import render_loss_svg
+from shared.jobs.reading.report import render_report
 from shared.storage.keys import report_key
 
 RETRY_MILLISECONDS = 3000

@@ -18,10 +18,10 @@ from shared.contracts.jobs import JobCreate, JobEstimate, JobView
 from shared.contracts.names import JobKind, JobState
 from shared.contracts.views import Page
 from shared.db.repositories.jobs import get_job
-from shared.jobs.listings import jobs_page
-from shared.jobs.requests import request_cancel, request_pause, request_resume
-from shared.jobs.submission import retry, submit_job, validate_request
-from shared.jobs.views import job_view
+from shared.jobs.life.requests import request_cancel, request_pause, request_resume
+from shared.jobs.life.submission import retry, submit_job, validate_request
+from shared.jobs.reading.listings import jobs_page
+from shared.jobs.reading.views import job_view
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

@@ -7,8 +7,8 @@ from fastapi import APIRouter
 from services.api.context import ApiContext
 from services.api.parameters import CheckpointId, ModelNamePath
 from shared.contracts.views import CheckpointView, ModelView, Page, PinRequest, PublishRequest
-from shared.jobs import listings
-from shared.jobs.publication import pin, publish
+from shared.jobs.life.publication import pin, publish
+from shared.jobs.reading import listings
 
 router = APIRouter(prefix="/v1", tags=["models"])
 

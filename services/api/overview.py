@@ -20,7 +20,7 @@ from shared.base.errors import UnavailableError
 from shared.contracts.jobs import JobView
 from shared.contracts.names import JobState
 from shared.db.session import Database
-from shared.jobs.listings import jobs_page
+from shared.jobs.reading.listings import jobs_page
 
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 15.0

@@ -13,8 +13,8 @@ from services.api.parameters import After, Limit, PipelineId
 from shared.base.version import code_version
 from shared.contracts.jobs import PipelineCreate, PipelineView
 from shared.contracts.views import Page
-from shared.jobs import listings
-from shared.jobs.submission import submit_pipeline
+from shared.jobs.life.submission import submit_pipeline
+from shared.jobs.reading import listings
 
 router = APIRouter(prefix="/v1/pipelines", tags=["pipelines"])
 

@@ -19,7 +19,7 @@ from shared.contracts.names import JobState, Queue
 from shared.db.repositories.jobs import count_by_state
 from shared.db.repositories.workers import find_leader, list_workers
 from shared.db.session import Database
-from shared.jobs.leadership import LEADER_NAME
+from shared.jobs.leader.leadership import LEADER_NAME
 
 UNMATCHED = "unmatched"
 """Route of requests that were refused before routing, or by it."""

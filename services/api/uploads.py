@@ -34,8 +34,8 @@ from shared.contracts.names import FailureCode
 from shared.contracts.views import Page, UploadCreate, UploadView
 from shared.db.repositories.artifacts import add_upload, get_upload, lock_upload
 from shared.db.tables import UploadRow
-from shared.jobs.listings import uploads_page
-from shared.jobs.views import upload_view
+from shared.jobs.reading.listings import uploads_page
+from shared.jobs.reading.views import upload_view
 from shared.storage.keys import upload_key
 
 INCOMING_FOLDER = "incoming"

@@ -8,8 +8,8 @@ from services.api.context import ApiContext
 from shared.contracts.views import Page, WorkerView
 from shared.db.repositories.workers import list_workers
 from shared.db.session import database_now
+from shared.jobs.reading.views import worker_view
 from shared.jobs.timing import LEASE_SECONDS
-from shared.jobs.views import worker_view
 
 router = APIRouter(prefix="/v1/workers", tags=["workers"])
 

@@ -11,7 +11,7 @@ from shared.base.errors import PlatformError
 from shared.base.logs import configure_logging
 from shared.base.settings import get_settings
 from shared.contracts.names import Queue
-from shared.jobs.worker import Worker
+from shared.jobs.worker.process import Worker
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ TORCH_FREE = (
     "services.tokenizer.__main__",
     "services.trainer.__main__",
     "services.inference.scheduler",
-    "shared.jobs.supervisor",
+    "shared.jobs.worker.supervisor",
     "shared.text.tokenizer",
     "ryangpt.cli",
 )

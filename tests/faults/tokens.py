@@ -11,7 +11,7 @@ from shared.contracts.names import ArtifactType
 from shared.db.repositories import artifacts
 from shared.db.session import Database
 from shared.db.tables import ArtifactRow
-from shared.jobs.requests import request_cancel
+from shared.jobs.life.requests import request_cancel
 from shared.storage.base import ObjectStore
 from shared.storage.folders import describe_folder, store_folder
 from shared.storage.keys import output_prefix

@@ -7,7 +7,7 @@ import sys
 from shared.base.logs import configure_logging
 from shared.base.settings import get_settings
 from shared.contracts.names import Queue
-from shared.jobs.worker import Worker
+from shared.jobs.worker.process import Worker
 from tests.support.job_bench import PROGRAMS
 
 

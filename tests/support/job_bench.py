@@ -17,12 +17,12 @@ from shared.contracts.views import EventType
 from shared.db.repositories import artifacts, checkpoints, jobs, stream
 from shared.db.session import Database
 from shared.db.tables import ArtifactRow, Base, CheckpointRow, EventRow, JobRow
-from shared.jobs.cache import InputCache
-from shared.jobs.lifecycle import claim
-from shared.jobs.requests import request_cancel
-from shared.jobs.submission import submit_job
-from shared.jobs.supervisor import Supervisor
-from shared.jobs.workshop import Place, Workshop
+from shared.jobs.life.lifecycle import claim
+from shared.jobs.life.requests import request_cancel
+from shared.jobs.life.submission import submit_job
+from shared.jobs.worker.cache import InputCache
+from shared.jobs.worker.supervisor import Supervisor
+from shared.jobs.worker.workshop import Place, Workshop
 from shared.storage.base import ObjectStore
 from shared.storage.folders import describe_folder, store_folder
 from shared.storage.keys import output_prefix

@@ -27,10 +27,10 @@ from shared.contracts.names import QUEUE_OF_KIND, ArtifactType, FileRole, Queue
 from shared.db.repositories.artifacts import add_upload
 from shared.db.repositories.pipelines import jobs_of_pipelines
 from shared.db.tables import CheckpointRow, JobRow, UploadRow
-from shared.jobs.lifecycle import claim, succeed
-from shared.jobs.outputs import FinishedOutput
-from shared.jobs.publication import commit_checkpoint
-from shared.jobs.submission import submit_job, submit_pipeline
+from shared.jobs.life.lifecycle import claim, succeed
+from shared.jobs.life.outputs import FinishedOutput
+from shared.jobs.life.publication import commit_checkpoint
+from shared.jobs.life.submission import submit_job, submit_pipeline
 
 LEASE = 45.0
 CODE = "1.0"

@@ -17,10 +17,10 @@ from shared.contracts.progress import LogLine, MetricsLine, NoticeLine
 from shared.db.repositories.workers import find_leader
 from shared.db.session import Database
 from shared.db.tables import JobRow
-from shared.jobs.leadership import LEADER_NAME
-from shared.jobs.lifecycle import succeed
-from shared.jobs.listings import read_stream
-from shared.jobs.recorder import record
+from shared.jobs.leader.leadership import LEADER_NAME
+from shared.jobs.life.lifecycle import succeed
+from shared.jobs.life.recorder import record
+from shared.jobs.reading.listings import read_stream
 from tests.support import rows
 from tests.support.api_server import HEADERS, ApiServer, running_api
 from tests.support.databases import create_sqlite

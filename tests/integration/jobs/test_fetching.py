@@ -16,9 +16,9 @@ from shared.base.ids import IdPrefix, new_id
 from shared.contracts.names import JobKind, JobState
 from shared.db.repositories.artifacts import add_upload
 from shared.db.tables import UploadRow
-from shared.jobs.cache import InputCache
-from shared.jobs.fetching import FetchedInputs, InputFetcher
-from shared.jobs.retries import AbandonedError
+from shared.jobs.worker.cache import InputCache
+from shared.jobs.worker.fetching import FetchedInputs, InputFetcher
+from shared.jobs.worker.retries import AbandonedError
 from shared.storage.keys import upload_key
 from shared.storage.local import LocalStore
 from tests.support.job_bench import JobBench

@@ -13,11 +13,11 @@ from shared.base.errors import UnavailableError
 from shared.contracts.names import JobState
 from shared.contracts.progress import PhaseLine, ProgressMessage
 from shared.db.session import Database
-from shared.jobs import relay as relay_module
-from shared.jobs.relay import Announced, Relay
-from shared.jobs.run_folder import RunFolder
-from shared.jobs.supervisor import Supervisor
-from shared.jobs.workshop import Place
+from shared.jobs.worker import relay as relay_module
+from shared.jobs.worker.relay import Announced, Relay
+from shared.jobs.worker.run_folder import RunFolder
+from shared.jobs.worker.supervisor import Supervisor
+from shared.jobs.worker.workshop import Place
 from tests.support.job_bench import JobBench
 from tests.support.programs import Script
 

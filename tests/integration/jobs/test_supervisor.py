@@ -11,11 +11,11 @@ import pytest
 
 from shared.base.errors import UnavailableError
 from shared.contracts.names import Desired, FailureCode, JobState, Queue
-from shared.jobs.lifecycle import reap_expired
+from shared.jobs.life.lifecycle import reap_expired
+from shared.jobs.life.requests import request_cancel, request_pause, request_resume
 from shared.jobs.program import Stop
-from shared.jobs.requests import request_cancel, request_pause, request_resume
-from shared.jobs.supervisor import Supervisor
-from shared.jobs.workshop import Place
+from shared.jobs.worker.supervisor import Supervisor
+from shared.jobs.worker.workshop import Place
 from shared.storage.local import LocalStore
 from tests.support.job_bench import JobBench
 from tests.support.programs import Script

@@ -17,7 +17,7 @@ from shared.base.settings import child_environment
 from shared.contracts.names import JobState, Queue
 from shared.db.repositories.workers import list_workers
 from shared.db.tables import WorkerRow
-from shared.jobs.lifecycle import reap_expired
+from shared.jobs.life.lifecycle import reap_expired
 from shared.jobs.queue import WakeSender, make_celery
 from tests.support.job_bench import JobBench
 from tests.support.programs import Script

@@ -14,8 +14,8 @@ from shared.contracts.manifest import FileEntry, Manifest
 from shared.contracts.names import ArtifactType, FileRole
 from shared.db.session import Database
 from shared.db.tables import JobRow
-from shared.jobs.lifecycle import succeed
-from shared.jobs.outputs import FinishedOutput
+from shared.jobs.life.lifecycle import succeed
+from shared.jobs.life.outputs import FinishedOutput
 from shared.storage.base import ObjectStore
 from tests.support import rows
 

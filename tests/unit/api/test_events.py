@@ -15,8 +15,8 @@ from shared.contracts.progress import LogLine, MetricsLine, NoticeLine, PhaseLin
 from shared.contracts.views import CheckpointView
 from shared.db.session import Database
 from shared.db.tables import JobRow
-from shared.jobs.lifecycle import succeed
-from shared.jobs.recorder import record
+from shared.jobs.life.lifecycle import succeed
+from shared.jobs.life.recorder import record
 from shared.storage.base import ObjectStore
 from shared.storage.keys import report_key
 from tests.support import rows

@@ -15,7 +15,7 @@ from shared.base.errors import UnavailableError
 from shared.base.version import package_version
 from shared.contracts.names import JobKind, Queue
 from shared.db.session import Database
-from shared.jobs.presence import worker_heartbeat
+from shared.jobs.life.presence import worker_heartbeat
 from tests.support import rows
 
 SNAPSHOT = Path(__file__).parents[3] / "docs" / "openapi" / "api.json"

@@ -11,7 +11,7 @@ from shared.db.repositories.jobs import get_job
 from shared.db.repositories.stream import read_events
 from shared.db.session import Database
 from shared.db.tables import JobRow
-from shared.jobs import lifecycle, requests
+from shared.jobs.life import lifecycle, requests
 from tests.support.rows import (
     INGEST,
     SHA_A,

@@ -19,14 +19,14 @@ from shared.db.repositories.idempotency import keep_answer, take_key
 from shared.db.repositories.jobs import get_job
 from shared.db.session import Database
 from shared.db.tables import WorkerRow
-from shared.jobs import leadership
-from shared.jobs.dispatch import note_wakes, plan_wakes
-from shared.jobs.leader import LeaderLoop
-from shared.jobs.leadership import Leadership
-from shared.jobs.lifecycle import claim
-from shared.jobs.pointers import write_dirty_pointers
-from shared.jobs.presence import worker_gone, worker_heartbeat
-from shared.jobs.publication import pin, publish
+from shared.jobs.leader import leadership
+from shared.jobs.leader.dispatch import note_wakes, plan_wakes
+from shared.jobs.leader.leadership import Leadership
+from shared.jobs.leader.loop import LeaderLoop
+from shared.jobs.leader.pointers import write_dirty_pointers
+from shared.jobs.life.lifecycle import claim
+from shared.jobs.life.presence import worker_gone, worker_heartbeat
+from shared.jobs.life.publication import pin, publish
 from shared.storage.local import LocalStore
 from tests.support.rows import INGEST, claim_next, commit, running_training, submit
 from tests.support.waiting import wait_until

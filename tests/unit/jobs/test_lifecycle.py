@@ -15,8 +15,8 @@ from shared.db.repositories.checkpoints import list_checkpoints
 from shared.db.repositories.jobs import get_job, list_jobs
 from shared.db.repositories.stream import read_events, read_logs
 from shared.db.session import Database, database_now
-from shared.jobs import lifecycle, requests
-from shared.jobs.recorder import record
+from shared.jobs.life import lifecycle, requests
+from shared.jobs.life.recorder import record
 from tests.support.rows import (
     INGEST,
     base_model,

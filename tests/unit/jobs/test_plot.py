@@ -9,7 +9,7 @@ import pytest
 
 from shared.base.clock import utc_now
 from shared.contracts.views import MetricPoint, MetricsView
-from shared.jobs.plot import render_loss_svg
+from shared.jobs.reading.plot import render_loss_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 NOW = utc_now()

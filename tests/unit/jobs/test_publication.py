@@ -16,10 +16,10 @@ from shared.db.repositories.jobs import get_job
 from shared.db.repositories.stream import read_events
 from shared.db.session import Database
 from shared.db.tables import CheckpointRow, JobRow
-from shared.jobs import lifecycle
-from shared.jobs.publication import commit_checkpoint, pin, publish
-from shared.jobs.retention import checkpoints_to_delete, retire_checkpoints
-from shared.jobs.submission import retry
+from shared.jobs.life import lifecycle
+from shared.jobs.life.publication import commit_checkpoint, pin, publish
+from shared.jobs.life.retention import checkpoints_to_delete, retire_checkpoints
+from shared.jobs.life.submission import retry
 from tests.support.rows import (
     SHA_B,
     add_tokens,

@@ -15,8 +15,8 @@ from shared.db.repositories import models
 from shared.db.repositories.jobs import get_job
 from shared.db.repositories.stream import read_events
 from shared.db.session import Database, database_now
-from shared.jobs import lifecycle, requests
-from shared.jobs.retention import retire_checkpoints
+from shared.jobs.life import lifecycle, requests
+from shared.jobs.life.retention import retire_checkpoints
 from tests.support.rows import (
     INGEST,
     add_tokens,

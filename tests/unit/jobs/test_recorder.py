@@ -16,9 +16,9 @@ from shared.contracts.progress import (
 from shared.db.repositories.jobs import get_job
 from shared.db.repositories.stream import read_events, read_logs, read_metrics
 from shared.db.session import Database
-from shared.jobs import lifecycle
-from shared.jobs.listings import read_curves, read_stream
-from shared.jobs.recorder import MAX_LINE_CHARS, record
+from shared.jobs.life import lifecycle
+from shared.jobs.life.recorder import MAX_LINE_CHARS, record
+from shared.jobs.reading.listings import read_curves, read_stream
 from tests.support.rows import claim_job, commit, running_training
 
 

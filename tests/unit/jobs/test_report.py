@@ -8,9 +8,9 @@ from shared.base.errors import ConflictError, NotFoundError
 from shared.contracts.progress import LogLine, MetricsLine, NoticeLine, SampleLine
 from shared.db.session import Database
 from shared.db.tables import JobRow
-from shared.jobs.lifecycle import succeed
-from shared.jobs.recorder import record
-from shared.jobs.report import render_report
+from shared.jobs.life.lifecycle import succeed
+from shared.jobs.life.recorder import record
+from shared.jobs.reading.report import render_report
 from tests.support import rows
 from tests.support.databases import create_sqlite
 

@@ -13,7 +13,7 @@ from shared.contracts.names import FailureCode, JobKind, JobState
 from shared.db.repositories.jobs import get_job, list_jobs
 from shared.db.repositories.stream import read_events
 from shared.db.session import Database
-from shared.jobs import lifecycle, submission
+from shared.jobs.life import lifecycle, submission
 from tests.support.rows import (
     INGEST,
     SHA_B,

@@ -17,7 +17,7 @@ from shared.db.repositories.stream import read_events
 from shared.db.repositories.transitions import move_job
 from shared.db.session import Database
 from shared.db.tables import JobRow
-from shared.jobs import lifecycle, requests, submission
+from shared.jobs.life import lifecycle, requests, submission
 from tests.support.rows import INGEST, submit
 
 TOKEN = 7

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.jobs.cache import InputCache
+from shared.jobs.worker.cache import InputCache
 
 
 class Source:

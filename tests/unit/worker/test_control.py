@@ -11,8 +11,8 @@ import pytest
 
 from shared.base.process import start_process
 from shared.base.settings import Settings, child_environment
-from shared.jobs.control import Control
 from shared.jobs.program import Stop
+from shared.jobs.worker.control import Control
 
 Process = subprocess.Popen[bytes]
 

@@ -8,7 +8,7 @@ import pytest
 
 from shared.base.errors import IntegrityError, UnavailableError
 from shared.base.settings import Settings
-from shared.jobs.retries import AbandonedError, outlast_outage
+from shared.jobs.worker.retries import AbandonedError, outlast_outage
 
 SETTINGS = Settings(time_factor=0.001)
 

@@ -9,7 +9,7 @@ import pytest
 
 from shared.contracts.manifest import CheckpointMeta
 from shared.contracts.progress import CheckpointLine
-from shared.jobs.spool import Spool
+from shared.jobs.worker.spool import Spool
 from tests.support.programs import TINY_MODEL, TOKENIZER_SHA256
 from tests.support.waiting import wait_until
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.jobs import tail as tail_module
-from shared.jobs.tail import Tail
+from shared.jobs.worker import tail as tail_module
+from shared.jobs.worker.tail import Tail
 
 
 def append(path: Path, content: bytes) -> None:

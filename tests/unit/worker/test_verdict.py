@@ -7,9 +7,9 @@ import signal
 import pytest
 
 from shared.contracts.names import ExitCode
-from shared.jobs.job_process import ProcessEnd
 from shared.jobs.program import Stop
-from shared.jobs.verdict import Verdict, describe_crash, judge
+from shared.jobs.worker.job_process import ProcessEnd
+from shared.jobs.worker.verdict import Verdict, describe_crash, judge
 
 
 def end(

@@ -8,7 +8,7 @@ import pytest
 
 from shared.base.settings import Settings
 from shared.contracts.progress import PhaseLine, ProgressLine
-from shared.jobs.watchdog import Watchdog
+from shared.jobs.worker.watchdog import Watchdog
 
 
 @dataclass

@@ -26,8 +26,8 @@ from shared.db.repositories.artifacts import get_artifact, get_upload
 from shared.db.repositories.checkpoints import get_checkpoint
 from shared.db.session import Database
 from shared.db.tables import UploadRow
-from shared.jobs.cache import InputCache
-from shared.jobs.retries import AbandonedError, outlast_outage
+from shared.jobs.worker.cache import InputCache
+from shared.jobs.worker.retries import AbandonedError, outlast_outage
 from shared.storage.base import ObjectStore
 from shared.storage.folders import fetch_file, fetch_folder
 from shared.storage.keys import upload_key

@@ -19,8 +19,8 @@ from shared.contracts.names import ArtifactType, Desired, FailureCode, JobKind, 
 from shared.db.repositories import artifacts, jobs, links
 from shared.db.repositories.transitions import move_job
 from shared.db.tables import JobRow
-from shared.jobs.compatibility import check_inputs
-from shared.jobs.inputs import load_metas
+from shared.jobs.life.compatibility import check_inputs
+from shared.jobs.life.inputs import load_metas
 
 REUSABLE_KINDS = frozenset({JobKind.INGEST, JobKind.TOKENIZE, JobKind.EXPORT})
 """Jobs whose outputs follow from spec, inputs and code alone."""

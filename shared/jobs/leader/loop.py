@@ -18,10 +18,10 @@ from shared.base.errors import UnavailableError
 from shared.base.settings import Settings
 from shared.db.repositories import workers
 from shared.db.session import Database, database_now
-from shared.jobs.dispatch import Wake, note_wakes, plan_wakes
-from shared.jobs.leadership import Leadership
-from shared.jobs.lifecycle import reap_expired
-from shared.jobs.pointers import HintSender, write_dirty_pointers
+from shared.jobs.leader.dispatch import Wake, note_wakes, plan_wakes
+from shared.jobs.leader.leadership import Leadership
+from shared.jobs.leader.pointers import HintSender, write_dirty_pointers
+from shared.jobs.life.lifecycle import reap_expired
 from shared.jobs.queue import Hints, WakeSender
 from shared.jobs.timing import (
     ANSWER_HOURS,

@@ -14,11 +14,11 @@ from shared.base.logs import bound_context
 from shared.base.settings import Settings
 from shared.contracts.names import Queue
 from shared.db.tables import JobRow
-from shared.jobs.lifecycle import claim
+from shared.jobs.life.lifecycle import claim
 from shared.jobs.program import Stop
-from shared.jobs.supervisor import Supervisor
 from shared.jobs.timing import LEASE_SECONDS, POLL_SECONDS
-from shared.jobs.workshop import Place, Workshop
+from shared.jobs.worker.supervisor import Supervisor
+from shared.jobs.worker.workshop import Place, Workshop
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from shared.db.repositories.artifacts import add_artifacts
 from shared.db.repositories.transitions import add_event
 from shared.db.tables import ArtifactRow, JobRow
 from shared.db.values import clean_text
-from shared.jobs.fence import advance
-from shared.jobs.publication import result_checkpoint
+from shared.jobs.life.fence import advance
+from shared.jobs.life.publication import result_checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

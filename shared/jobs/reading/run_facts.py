@@ -21,7 +21,7 @@ from shared.contracts.training_specs import TrainingOptions, TrainSpec
 from shared.contracts.views import CheckpointView, EventType, MetricsView
 from shared.db.repositories import artifacts, checkpoints, jobs, stream
 from shared.db.tables import ArtifactRow, CheckpointRow, EventRow, JobRow
-from shared.jobs import listings
+from shared.jobs.reading import listings
 
 FIRST_LOG_LINES = 8
 

@@ -24,9 +24,9 @@ from shared.db.repositories.transitions import move_job
 from shared.db.session import database_now
 from shared.db.tables import JobRow
 from shared.db.values import clean_text
-from shared.jobs.binding import bind_children, cancel_children, error_details
-from shared.jobs.fence import lease_lost, lock_held
-from shared.jobs.outputs import FinishedOutput, add_outputs
+from shared.jobs.life.binding import bind_children, cancel_children, error_details
+from shared.jobs.life.fence import lease_lost, lock_held
+from shared.jobs.life.outputs import FinishedOutput, add_outputs
 
 MAX_STALLS = 3
 """Attempts in a row without a new checkpoint after which a job has failed."""

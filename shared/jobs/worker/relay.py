@@ -26,10 +26,10 @@ from shared.contracts.progress import (
     ProgressMessage,
 )
 from shared.db.session import Database
-from shared.jobs.recorder import record
-from shared.jobs.run_folder import RunFolder
-from shared.jobs.tail import Tail
+from shared.jobs.life.recorder import record
 from shared.jobs.timing import RELAY_SECONDS
+from shared.jobs.worker.run_folder import RunFolder
+from shared.jobs.worker.tail import Tail
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from shared.db.repositories.transitions import add_event
 from shared.db.session import database_now
 from shared.db.tables import CheckpointRow, JobRow, ModelRow, ModelVersionRow
 from shared.db.values import finite_values
-from shared.jobs.fence import advance
+from shared.jobs.life.fence import advance
 
 
 class Policy(StrEnum):

@@ -16,7 +16,7 @@ from shared.db.repositories.jobs import get_job, lock_job
 from shared.db.repositories.transitions import move_job, wish
 from shared.db.session import database_now
 from shared.db.tables import JobRow
-from shared.jobs.binding import cancel_children, has_all_inputs, release
+from shared.jobs.life.binding import cancel_children, has_all_inputs, release
 
 IDLE_STATES = frozenset({JobState.WAITING, JobState.QUEUED, JobState.PAUSED})
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from shared.contracts.names import ExitCode
-from shared.jobs.job_process import ProcessEnd
 from shared.jobs.program import SIGNAL_OF_STOP, Stop
+from shared.jobs.worker.job_process import ProcessEnd
 
 SHOWN_CHARS = 300
 

@@ -23,20 +23,20 @@ from shared.contracts.run_file import RunFile
 from shared.contracts.specs import Spec
 from shared.contracts.training_specs import TrainingOptions
 from shared.db.tables import JobRow
-from shared.jobs import lifecycle
-from shared.jobs.control import Control
-from shared.jobs.fetching import InputFetcher
-from shared.jobs.heartbeat import Heartbeat
-from shared.jobs.job_process import ProcessEnd, run_process
-from shared.jobs.relay import Announced, Relay
-from shared.jobs.retries import AbandonedError, outlast_outage
-from shared.jobs.run_folder import RunFolder
-from shared.jobs.spool import Spool
+from shared.jobs.life import lifecycle
 from shared.jobs.timing import RELAY_SECONDS
-from shared.jobs.uploads import Uploader
-from shared.jobs.verdict import VERDICT_OF_STOP, Verdict, describe_crash, judge
-from shared.jobs.watchdog import Watchdog
-from shared.jobs.workshop import Place, Workshop
+from shared.jobs.worker.control import Control
+from shared.jobs.worker.fetching import InputFetcher
+from shared.jobs.worker.heartbeat import Heartbeat
+from shared.jobs.worker.job_process import ProcessEnd, run_process
+from shared.jobs.worker.relay import Announced, Relay
+from shared.jobs.worker.retries import AbandonedError, outlast_outage
+from shared.jobs.worker.run_folder import RunFolder
+from shared.jobs.worker.spool import Spool
+from shared.jobs.worker.uploads import Uploader
+from shared.jobs.worker.verdict import VERDICT_OF_STOP, Verdict, describe_crash, judge
+from shared.jobs.worker.watchdog import Watchdog
+from shared.jobs.worker.workshop import Place, Workshop
 from shared.storage.keys import report_key
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from shared.contracts.views import (
 from shared.db.repositories import artifacts, checkpoints, metrics, models, pipelines, stream, watch
 from shared.db.repositories.jobs import get_job, list_jobs
 from shared.db.tables import CheckpointRow
-from shared.jobs.views import (
+from shared.jobs.reading.views import (
     artifact_view,
     checkpoint_view,
     event_view,

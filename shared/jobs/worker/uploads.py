@@ -20,11 +20,11 @@ from shared.contracts.names import ArtifactType
 from shared.contracts.progress import CheckpointLine, NoticeLine, OutputLine
 from shared.db.session import Database
 from shared.db.tables import CheckpointRow
-from shared.jobs.outputs import FinishedOutput
-from shared.jobs.publication import commit_checkpoint
-from shared.jobs.retention import retire_checkpoints
-from shared.jobs.retries import AbandonedError, outlast_outage
+from shared.jobs.life.outputs import FinishedOutput
+from shared.jobs.life.publication import commit_checkpoint
+from shared.jobs.life.retention import retire_checkpoints
 from shared.jobs.timing import RELAY_SECONDS
+from shared.jobs.worker.retries import AbandonedError, outlast_outage
 from shared.storage.base import ObjectStore
 from shared.storage.folders import describe_folder, store_folder
 from shared.storage.keys import checkpoint_prefix, output_prefix

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from shared.base.process import signal_group, start_process
 from shared.base.settings import ENV_PREFIX, child_environment
-from shared.jobs.control import Control
-from shared.jobs.relay import Relay
-from shared.jobs.run_folder import RunFolder
-from shared.jobs.watchdog import Watchdog
-from shared.jobs.workshop import Place
+from shared.jobs.worker.control import Control
+from shared.jobs.worker.relay import Relay
+from shared.jobs.worker.run_folder import RunFolder
+from shared.jobs.worker.watchdog import Watchdog
+from shared.jobs.worker.workshop import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

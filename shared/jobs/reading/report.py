@@ -14,7 +14,7 @@ from shared.contracts.names import JobKind
 from shared.contracts.views import EventType
 from shared.db.session import Database
 from shared.db.tables import ArtifactRow
-from shared.jobs.run_facts import RunFacts, gather_run_facts
+from shared.jobs.reading.run_facts import RunFacts, gather_run_facts
 
 UNKNOWN = "-"
 NOT_REPORTED = "not reported"

@@ -20,14 +20,14 @@ from shared.base.errors import PlatformError
 from shared.base.settings import Settings
 from shared.contracts.names import PROGRAM_OF_KIND, HintChannel, JobKind, Queue
 from shared.db.session import Database
-from shared.jobs.cache import InputCache
-from shared.jobs.presence import worker_gone, worker_heartbeat
+from shared.jobs.life.presence import worker_gone, worker_heartbeat
 from shared.jobs.queue import Hints
-from shared.jobs.report import render_report
-from shared.jobs.slots import Slot, make_slots
+from shared.jobs.reading.report import render_report
 from shared.jobs.timing import ALIVE_SECONDS, HEARTBEAT_SECONDS
-from shared.jobs.wakeups import WakeListener
-from shared.jobs.workshop import Workshop
+from shared.jobs.worker.cache import InputCache
+from shared.jobs.worker.slots import Slot, make_slots
+from shared.jobs.worker.wakeups import WakeListener
+from shared.jobs.worker.workshop import Workshop
 from shared.storage.factory import open_store
 
 logger = logging.getLogger(__name__)

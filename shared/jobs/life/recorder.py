@@ -30,7 +30,7 @@ from shared.db.repositories.metrics import recent_points
 from shared.db.session import database_now
 from shared.db.tables import EventRow, JobRow, LogRow, MetricRow
 from shared.db.values import clean_text, finite_values
-from shared.jobs.fence import advance, lock_held
+from shared.jobs.life.fence import advance, lock_held
 
 MAX_LINE_CHARS = 4000
 """Longer log lines are cut."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from shared.base.settings import Settings
 from shared.contracts.names import PROGRAM_OF_KIND, JobKind
 from shared.db.session import Database
-from shared.jobs.cache import InputCache
-from shared.jobs.report import render_report
+from shared.jobs.reading.report import render_report
+from shared.jobs.worker.cache import InputCache
 from shared.storage.base import ObjectStore
 
 

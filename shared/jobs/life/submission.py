@@ -36,9 +36,9 @@ from shared.db.repositories.pipelines import add_pipeline
 from shared.db.repositories.transitions import add_event
 from shared.db.session import database_now
 from shared.db.tables import JobParentRow, JobRow, PipelineRow
-from shared.jobs.binding import reuse_earlier
-from shared.jobs.compatibility import check_inputs
-from shared.jobs.inputs import Link, ResolvedInputs, check_exists, load_metas, resolve_inputs
+from shared.jobs.life.binding import reuse_earlier
+from shared.jobs.life.compatibility import check_inputs
+from shared.jobs.life.inputs import Link, ResolvedInputs, check_exists, load_metas, resolve_inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from shared.contracts.names import Queue
 from shared.db.repositories import jobs
 from shared.db.session import database_now
-from shared.jobs.presence import free_slots
+from shared.jobs.life.presence import free_slots
 
 WAKES_PER_SLOT = 2
 """Wake-ups under way for each free slot: a lost one does not leave the slot idle."""

@@ -10,10 +10,10 @@ from shared.base.errors import LeaseLostError, UnavailableError
 from shared.base.settings import Settings
 from shared.contracts.names import Desired
 from shared.db.session import Database
-from shared.jobs.control import Control
-from shared.jobs.lifecycle import heartbeat
+from shared.jobs.life.lifecycle import heartbeat
 from shared.jobs.program import Stop
 from shared.jobs.timing import HEARTBEAT_SECONDS, LEASE_SECONDS
+from shared.jobs.worker.control import Control
 
 logger = logging.getLogger(__name__)
 
