@@ -158,6 +158,7 @@ def run_once(recipe: str, seed: int, tokens: Path, options: argparse.Namespace) 
             outputs=folder,
             events=folder / "events.jsonl",
             num_threads=options.threads,
+            slot_locks=folder / "slots",
             code_version=code_version(),
         )
         train(run, spec, Outside(

@@ -8,8 +8,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+import torch
+
 from services.trainer.device import choose_device
 from services.trainer.export import export
+from services.trainer.gpu_lock import lock_gpu
 from services.trainer.loop import Outcome
 from services.trainer.training import Outside, train
 from shared.base.errors import JobFailedError
@@ -43,13 +46,32 @@ def main(run: RunFile, reporter: Reporter, stop: StopSignal) -> ExitCode:
         raise JobFailedError(
             f"The trainer does not know jobs of kind {run.kind}.", code=FailureCode.BAD_SPEC
         )
+    interruption = _SignalledInterruption(stop)
     if choose_device(run.spec.device).type == "cpu":
         os.nice(NICENESS)
-    interruption = _SignalledInterruption(stop)
+    elif not _take_gpu(run, reporter, interruption):
+        return _code_of(stop)
     outside = Outside(report=reporter.send, publish=publish_folder, interruption=interruption)
     if train(run, run.spec, outside) is Outcome.FINISHED:
         return ExitCode.DONE
-    assert stop.requested is not None, "the loop stopped without being asked to"
+    return _code_of(stop)
+
+
+def _take_gpu(run: RunFile, reporter: Reporter, interruption: _SignalledInterruption) -> bool:
+    """Lock a GPU and make it torch's; False when the job was asked to end before one was free."""
+    uuids = [
+        str(torch.cuda.get_device_properties(index).uuid)
+        for index in range(torch.cuda.device_count())
+    ]
+    index = lock_gpu(run.slot_locks, uuids, report=reporter.send, stopping=interruption.stopping)
+    if index is None:
+        return False
+    torch.cuda.set_device(index)
+    return True
+
+
+def _code_of(stop: StopSignal) -> ExitCode:
+    assert stop.requested is not None, "the run stopped without being asked to"
     return stop.requested.exit_code
 
 

@@ -22,6 +22,8 @@ from shared.base.errors import StartupError
 
 ENV_PREFIX = "RYANGPT_"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+MIN_TOKEN_CHARS = 16
+MIN_TOKEN_DISTINCT_CHARS = 8
 WELL_KNOWN_SECRETS = frozenset({"minioadmin", "changeme", "secret", "password", "admin"})
 
 
@@ -39,9 +41,12 @@ class SecretFileSource(EnvSettingsSource):
 
 def _read_secret(path: Path) -> str:
     try:
-        return path.read_text("utf-8").strip()
+        secret = path.read_text("utf-8").strip()
     except OSError as error:
         raise StartupError(f"The secret file {path} cannot be read: {error.strerror}.") from error
+    if not secret:
+        raise StartupError(f"The secret file {path} is empty.")
+    return secret
 
 
 class Settings(BaseSettings):
@@ -91,6 +96,9 @@ class Settings(BaseSettings):
 
     gpu_slots: int = Field(1, ge=0, le=64)
     """Training jobs the trainer worker runs at once: one a GPU, one on a CPU box."""
+    slot_lock_dir: Path | None = None
+    """Where training jobs lock the GPU they use; all trainers of one machine must share it. Empty
+    means a folder in the data folder."""
     light_slots: int = Field(1, ge=1, le=16)
     """Exports the trainer worker runs at once, beside training."""
     tokenizer_slots: int = Field(1, ge=1, le=16)
@@ -166,13 +174,32 @@ class Settings(BaseSettings):
         """Scale a life-cycle duration (seconds) by the one time factor."""
         return duration * self.time_factor
 
+    @property
+    def resolved_slot_lock_dir(self) -> Path:
+        """Folder of the locks on GPUs, absolute."""
+        return (self.slot_lock_dir or self.data_dir / "slots").resolve()
+
     def refuse_open_door(self, host: str) -> None:
-        """Raise StartupError when `host` is beyond loopback and no token is set."""
-        if host not in LOOPBACK and not self.api_token.get_secret_value():
+        """Raise StartupError when `host` is beyond loopback and no token, or a weak one, is set."""
+        if host in LOOPBACK:
+            return
+        if not self.api_token.get_secret_value():
             raise StartupError(
                 f"Refusing to listen on {host} without a token: set {ENV_PREFIX}API_TOKEN or "
                 f"{ENV_PREFIX}API_TOKEN_FILE, or bind to 127.0.0.1."
             )
+        self.refuse_weak_token()
+
+    def refuse_weak_token(self) -> None:
+        """Raise StartupError when the token could be guessed."""
+        token = self.api_token.get_secret_value()
+        if len(token) >= MIN_TOKEN_CHARS and len(set(token)) >= MIN_TOKEN_DISTINCT_CHARS:
+            return
+        raise StartupError(
+            f"{ENV_PREFIX}API_TOKEN is too weak: it needs {MIN_TOKEN_CHARS} characters, "
+            f"{MIN_TOKEN_DISTINCT_CHARS} of them different. "
+            'A good one: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+        )
 
 
 @lru_cache(maxsize=1)

@@ -46,5 +46,7 @@ class RunFile(Contract):
     """The JSON-lines file to append to."""
     num_threads: int = Field(ge=1)
     """CPU threads to use."""
+    slot_locks: Path
+    """Folder in which a job that computes on a GPU locks it."""
     code_version: str
     """Version (and commit, if known) of this code, for the record."""

@@ -126,6 +126,7 @@ def make_run(
         outputs=folder / "outputs",
         events=folder / "events.jsonl",
         num_threads=num_threads,
+        slot_locks=folder / "slots",
         code_version="test",
     )
 

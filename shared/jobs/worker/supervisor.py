@@ -191,6 +191,7 @@ class Supervisor:
             outputs=self._folder.outputs,
             events=self._folder.events,
             num_threads=self._place.num_threads,
+            slot_locks=self._workshop.settings.resolved_slot_lock_dir,
             code_version=code_version(),
         )
         self._folder.write(run)

@@ -60,6 +60,7 @@ def run_file(tmp_path: Path) -> Path:
         outputs=tmp_path / "outputs",
         events=tmp_path / "events.jsonl",
         num_threads=1,
+        slot_locks=tmp_path / "slots",
         code_version="test",
     )
     path.write_text(run.model_dump_json())
