@@ -6,7 +6,8 @@ pipeline, and three things more:
 - `when: data` (or `when: not data`) keeps a job only if the file parameter `data` was (not) given;
 - an input may name several jobs, `{job: [a, b], output: dataset}`: the first one kept is meant;
 - the texts `$data` and `$data.source` stand for the id of the uploaded file and for the ingest
-  source that its name calls for (`jsonl` or `text`).
+  source that its name calls for (`wikipedia`, `dailydialog`, `jsonl` or `text`; for a parameter
+  `dialogues`, JSON lines hold dialogues).
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ from shared.contracts.specs import Label
 
 NOT_FOR_ALL_JOBS = frozenset({"name", "model"})
 """Fields that must differ between jobs: only `--set job.field=value` changes them."""
+SOURCE_OF_ENDING = {
+    (".jsonl", ".ndjson"): "jsonl",
+    (".xml",): "wikipedia",
+    (".zip",): "dailydialog",
+}
+"""Which ingest source a file's name calls for."""
 REPLACES = {"max_steps": "epochs", "epochs": "max_steps"}
 """Giving the one takes the recipe's other away."""
 
@@ -199,7 +206,7 @@ def build_pipeline(recipe: Recipe, changes: Changes, uploads: Mapping[str, str])
     """
     kept = {key: job for key, job in recipe.jobs.items() if _is_kept(recipe, job, changes)}
     texts = {f"${name}": upload for name, upload in uploads.items()}
-    texts |= {f"${name}.source": _source(path) for name, path in changes.files.items()}
+    texts |= {f"${name}.source": _source(name, path) for name, path in changes.files.items()}
     jobs = {
         key: {
             "kind": job.kind,
@@ -235,9 +242,14 @@ def _changed_spec(key: str, job: RecipeJob, changes: Changes) -> dict[str, Any]:
     return {name: value for name, value in job.spec.items() if name not in replaced} | new
 
 
-def _source(path: Path) -> str:
-    names = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-    return "jsonl" if names and names[-1] in {".jsonl", ".ndjson"} else "text"
+def _source(parameter: str, path: Path) -> str:
+    """The ingest source for a file, by its name and by what it is given for."""
+    name = path.name.lower().removesuffix(".gz").removesuffix(".bz2")
+    lines_hold_dialogues = parameter == "dialogues"
+    for endings, source in SOURCE_OF_ENDING.items():
+        if name.endswith(endings):
+            return "dialogues" if source == "jsonl" and lines_hold_dialogues else source
+    return "dialogues" if lines_hold_dialogues else "text"
 
 
 def _filled(value: Any, texts: Mapping[str, str], kept: Mapping[str, RecipeJob]) -> Any:

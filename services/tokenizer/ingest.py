@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from services.tokenizer import dialogues, documents, python_docs, python_qa
+from services.tokenizer import (
+    daily_dialog,
+    dialogues,
+    documents,
+    python_docs,
+    python_qa,
+    wikipedia,
+)
 from services.tokenizer.dataset_writer import DatasetWriter
 from services.tokenizer.input_file import InputFile
 from services.tokenizer.rows import Format, Row, texts_of
@@ -18,14 +25,16 @@ FILE_SOURCES: dict[str, Callable[[InputFile, IngestSpec], Iterator[Row]]] = {
     "text": documents.text_documents,
     "jsonl": documents.jsonl_documents,
     "dialogues": dialogues.dialogues,
+    "wikipedia": wikipedia.wikipedia_documents,
+    "c4": documents.jsonl_documents,
+    "dailydialog": daily_dialog.daily_dialogues,
 }
-FORMAT_OF_SOURCE: dict[str, Format] = {
-    "text": "documents",
-    "jsonl": "documents",
-    "python_docs": "documents",
-    "dialogues": "dialogues",
-    "python_qa": "dialogues",
-}
+SOURCES_OF_DIALOGUES = frozenset({"dialogues", "dailydialog", "python_qa"})
+
+
+def format_of_source(source: str) -> Format:
+    """What a source gives."""
+    return "dialogues" if source in SOURCES_OF_DIALOGUES else "documents"
 
 
 def ingest(spec: IngestSpec, upload: InputFile | None, folder: Path, watch: Watch) -> DatasetMeta:
@@ -35,6 +44,7 @@ def ingest(spec: IngestSpec, upload: InputFile | None, folder: Path, watch: Watc
     cannot be read, saying where, and when no document is left.
     """
     watch.phase("reading")
+    row_format = format_of_source(spec.source)
     name = upload.name if upload else f"Python's {spec.source.removeprefix('python_')}"
     with DatasetWriter(folder, deduplicate=spec.deduplicate) as writer:
         for row in _rows(spec, upload, watch):
@@ -44,10 +54,10 @@ def ingest(spec: IngestSpec, upload: InputFile | None, folder: Path, watch: Watc
                 break
     if writer.documents == 0:
         raise JobFailedError(
-            f"{name} holds no {FORMAT_OF_SOURCE[spec.source]}.",
+            f"{name} holds no {row_format}.",
             hint=f"Send a file with text in it; less than {spec.min_chars} characters are dropped.",
         )
-    return writer.meta(source=f"{spec.source}: {name}", row_format=FORMAT_OF_SOURCE[spec.source])
+    return writer.meta(source=f"{spec.source}: {name}", row_format=row_format)
 
 
 def _rows(spec: IngestSpec, upload: InputFile | None, watch: Watch) -> Iterator[Row]:

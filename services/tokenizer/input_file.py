@@ -1,30 +1,34 @@
-"""Reading an uploaded file as lines of UTF-8: plain or gzip, bounded, and exact about errors.
+"""Reading a file that somebody sent: plain, gzip or bzip2, as bytes or as lines of UTF-8.
 
-Knows nothing of documents. Memory stays flat whatever the file holds.
+Bounded, and exact about errors. Knows nothing of documents. Memory stays flat whatever it holds.
 """
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from shared.base.errors import JobFailedError
 
 GZIP_MAGIC = b"\x1f\x8b"
+BZIP2_MAGIC = b"BZh"
+PIECE_BYTES = 1 << 18
+TEXT_WANTED = "Send UTF-8 text, plain, gzip or bzip2."
 HEAD_BYTES = 8192
 MAX_EXPANSION = 200
 """Text packs 3 to 20 times; what grows more than this is no corpus."""
-FREE_EXPANSION_BYTES = 1 << 30
+FREE_EXPANSION_BYTES = 64 << 20
 """Small files may expand to this in any case."""
 FOREIGN_FORMATS = {
     b"PK\x03\x04": "a ZIP archive (or an Office document)",
     b"%PDF": "a PDF",
-    b"BZh": "a bzip2 archive",
     b"\xfd7zXZ": "an xz archive",
     b"\x28\xb5\x2f\xfd": "a zstd archive",
     b"PAR1": "a Parquet file",
@@ -61,25 +65,40 @@ class InputFile:
         """Yield the lines; a longer one comes in parts of at most `max_line_bytes`.
 
         Raises JobFailedError, saying where, for a binary file, bytes that are not UTF-8, a damaged
-        or an absurdly compressed gzip file.
+        or an absurdly compressed file.
         """
-        with self.path.open("rb") as raw:
-            compressed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-            raw.seek(0)
-            if not compressed:
-                yield from self._decode(raw, raw, max_line_bytes)
-                return
-            with gzip.GzipFile(fileobj=raw) as unpacked:
-                try:
-                    yield from self._decode(unpacked, raw, max_line_bytes)
-                except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                    raise self._fail(
-                        f"is a damaged gzip file: {error}", "Send it again."
-                    ) from error
+        with self._open() as (stream, raw):
+            yield from self._decode(stream, raw, max_line_bytes)
 
-    def _decode(
-        self, stream: IO[bytes] | gzip.GzipFile, raw: IO[bytes], max_line_bytes: int
-    ) -> Iterator[Line]:
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the unpacked bytes, a piece at a time; raises JobFailedError as `lines` does."""
+        with self._open() as (stream, raw):
+            offset = 0
+            while piece := stream.read(PIECE_BYTES):
+                offset += len(piece)
+                self._note_position(stream, raw, offset)
+                yield piece
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+        """Open the unpacked content, beside the file as it lies on disk."""
+        with self.path.open("rb") as raw:
+            magic = raw.read(max(len(GZIP_MAGIC), len(BZIP2_MAGIC)))
+            raw.seek(0)
+            if magic.startswith(GZIP_MAGIC):
+                what, stream = "gzip", cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
+            elif magic.startswith(BZIP2_MAGIC):
+                what, stream = "bzip2", cast("IO[bytes]", bz2.BZ2File(raw))
+            else:
+                yield raw, raw
+                return
+            try:
+                with stream:
+                    yield stream, raw
+            except (EOFError, OSError, zlib.error) as error:
+                raise self._fail(f"is a damaged {what} file: {error}", "Send it again.") from error
+
+    def _decode(self, stream: IO[bytes], raw: IO[bytes], max_line_bytes: int) -> Iterator[Line]:
         self._refuse_binary(stream.read(HEAD_BYTES))
         stream.seek(0)
         decoder = codecs.getincrementaldecoder("utf-8")("strict")
@@ -90,8 +109,7 @@ class InputFile:
             if offset == 0:
                 text = text.removeprefix("\ufeff")
             offset += len(chunk)
-            self._refuse_bomb(stream is not raw, offset)
-            self.bytes_read = raw.tell()
+            self._note_position(stream, raw, offset)
             yield Line(number=number, text=text.removesuffix("\n").removesuffix("\r"), ends=ends)
             number += ends
         self._decode_chunk(decoder, b"", True, number, offset)
@@ -119,17 +137,19 @@ class InputFile:
     def _refuse_binary(self, head: bytes) -> None:
         for magic, what in FOREIGN_FORMATS.items():
             if head.startswith(magic):
-                raise self._fail(f"is {what}, not UTF-8 text", "Send UTF-8 text, plain or gzip.")
+                raise self._fail(f"is {what}, not UTF-8 text", TEXT_WANTED)
         if b"\0" in head:
             where = head.index(b"\0")
             raise self._fail(
                 f"is a binary file: there is a NUL byte at offset {where}",
-                "Send UTF-8 text, plain or gzip.",
+                TEXT_WANTED,
             )
 
-    def _refuse_bomb(self, compressed: bool, offset: int) -> None:
+    def _note_position(self, stream: IO[bytes], raw: IO[bytes], offset: int) -> None:
+        """Note how far the file has been read; refuse one that has unpacked to far too much."""
+        self.bytes_read = raw.tell()
         limit = max(FREE_EXPANSION_BYTES, MAX_EXPANSION * self.total_bytes)
-        if compressed and offset > limit:
+        if stream is not raw and offset > limit:
             raise self._fail(
                 f"unpacks to more than {limit} bytes, {MAX_EXPANSION} times its size",
                 "Send the text itself, or in several files.",

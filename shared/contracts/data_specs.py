@@ -16,11 +16,15 @@ class IngestSpec(Spec):
 
     INPUTS: ClassVar[dict[str, ArtifactType]] = {"upload": ArtifactType.UPLOAD}
 
-    source: Literal["text", "jsonl", "dialogues", "python_docs", "python_qa"]
-    """`text`, `jsonl` and `dialogues` read an upload (plain or gzip); `python_docs` and `python_qa`
-    read the documentation that this machine's Python carries."""
+    source: Literal[
+        "text", "jsonl", "dialogues", "wikipedia", "c4", "dailydialog", "python_docs", "python_qa"
+    ]
+    """`text`, `jsonl` and `dialogues` read an upload (plain, gzip or bzip2), `wikipedia` a
+    MediaWiki XML dump, `c4` one of C4's JSONL files, `dailydialog` one of DailyDialog's ZIP
+    archives; `python_docs` and `python_qa` read the documentation that this machine's Python
+    carries."""
     upload: InputRef | None = None
-    """The uploaded file, for the first three sources."""
+    """The uploaded file; the last two sources take none."""
     name: Label = "dataset"
     """Name shown in lists."""
     text_field: Label = "text"
@@ -39,7 +43,7 @@ class IngestSpec(Spec):
 
     @model_validator(mode="after")
     def _check_upload(self) -> IngestSpec:
-        needs_upload = self.source in {"text", "jsonl", "dialogues"}
+        needs_upload = not self.source.startswith("python_")
         if needs_upload and self.upload is None:
             raise FieldError(f"source {self.source!r} needs an upload", "upload")
         if not needs_upload and self.upload is not None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daily_dialog import write_dialogues
 from tests.support.journey import wait_until_served
 from tests.support.platforms import running_platform
 from tests.support.waiting import wait_until
@@ -20,7 +19,7 @@ def test_the_whole_reference_recipe_runs_on_a_cpu_and_is_served(
     shared_data: Path, tmp_path: Path
 ) -> None:
     data = shared_data / "text" / "mixed-train.txt.gz"
-    dialogues = write_dialogues(shared_data / "dailydialog" / "train.zip", tmp_path / "d.jsonl")
+    dialogues = shared_data / "dailydialog" / "train.zip"
     with running_platform(tmp_path / "data") as platform, platform.client() as client:
         files = ("--data", str(data), "--dialogues", str(dialogues))
         pipeline_id = platform.result("run", "ryan-gpt", *SHORT, *files)["id"]

@@ -17,7 +17,6 @@ from shared.contracts.data_specs import IngestSpec, TokenizeSpec
 from shared.contracts.manifest import DatasetMeta, TokensMeta
 from shared.text.token_set import TokenSplit
 from shared.text.tokenizer import Tokenizer
-from tests.support.daily_dialog import dialogue_rows, write_dialogues
 from tests.support.watching import quiet_watch
 
 UPLOAD = "upl_01J00000000000000000000000"
@@ -89,9 +88,7 @@ def test_both_encoders_agree_on_mixed_text(mixed: tuple[Path, TokensMeta]) -> No
 
 def test_daily_dialog_becomes_dialogues(shared_data: Path, tmp_path: Path) -> None:
     archive = shared_data / "dailydialog" / "validation.zip"
-    assert len(dialogue_rows(archive)) == 1000
-    upload = write_dialogues(archive, tmp_path / "chats.jsonl")
-    dataset = ingest_file(upload, tmp_path / "dataset", "dialogues")
+    dataset = ingest_file(archive, tmp_path / "dataset", "dailydialog")
     assert dataset.documents + dataset.duplicates_dropped == 1000
     meta = tokenize_folder(tmp_path, vocab_size=2000, validation_fraction=0.1)
     assert meta.train.documents + meta.validation.documents == dataset.documents

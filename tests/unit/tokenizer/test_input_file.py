@@ -86,7 +86,7 @@ def test_a_file_that_ends_inside_a_character_at_the_limit(tmp_path: Path) -> Non
 def test_binary_files(tmp_path: Path, content: bytes, what: str) -> None:
     error = failure(file_of(tmp_path, content))
     assert error.message == f"notes.txt {what}"
-    assert error.hint == "Send UTF-8 text, plain or gzip."
+    assert error.hint == "Send UTF-8 text, plain, gzip or bzip2."
 
 
 def test_a_cut_gzip_file(tmp_path: Path) -> None:
