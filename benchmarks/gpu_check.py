@@ -29,6 +29,7 @@ from services.trainer.checkpoint import environment_of, make_state, restore, wri
 from services.trainer.data import DataOrder
 from services.trainer.device import compiled_loss, device_name, eager_loss
 from services.trainer.evaluate import greedy_samples
+from services.trainer.snapshot import Snapshot
 from shared.base.files import write_bytes
 from shared.base.version import code_version
 from shared.contracts.model_config import ModelConfig
@@ -153,8 +154,8 @@ class Check:
         )
         write_checkpoint(
             folder,
-            model=self.run.model,
-            optimizer=self.run.optimizer,
+            config=self.config,
+            snapshot=Snapshot(self.run.model, self.run.optimizer, step=self.run.position.step),
             state=state,
             tokenizer=tokenizer,
             publish=publish_folder,

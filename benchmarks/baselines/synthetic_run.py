@@ -10,6 +10,7 @@ import torch
 
 from services.trainer.data import DataOrder, WindowData
 from services.trainer.device import BatchLoss, eager_loss
+from services.trainer.gauge import Machine
 from services.trainer.loop import Hooks, Position, Trainer
 from services.trainer.optim import make_optimizer
 from services.trainer.plan import Plan
@@ -68,6 +69,7 @@ class SyntheticRun:
             report=lines.append,
             evaluate=lambda step: None,
             save=lambda position, best, final: None,
+            roll_back=lambda: 0,
             cancelled=lambda: False,
             stopping=lambda: False,
         )
@@ -80,8 +82,9 @@ class SyntheticRun:
             plan=plan,
             position=replace(self.position),  # the trainer changes its own
             hooks=hooks,
-            device=self.device,
-            sync_each_step=self.device.type == "cpu",
+            machine=Machine.of(
+                self.device, self.dtype, flops_per_token=self.config.flops_per_token
+            ),
         )
 
     def _plan(self, total_steps: int, log_interval: int) -> Plan:

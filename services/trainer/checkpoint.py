@@ -16,7 +16,8 @@ from pydantic import Field, ValidationError
 from safetensors.torch import save_file
 
 from services.trainer.loop import Position
-from services.trainer.optim import optimizer_tensors, restore_optimizer
+from services.trainer.optim import restore_optimizer
+from services.trainer.snapshot import Snapshot
 from shared.base.errors import IntegrityError, JobFailedError
 from shared.contracts.base import Contract
 from shared.contracts.manifest import (
@@ -25,9 +26,10 @@ from shared.contracts.manifest import (
     OPTIMIZER_WEIGHTS,
     STATE_JSON,
 )
+from shared.contracts.model_config import ModelConfig
 from shared.contracts.names import FailureCode
 from shared.model.transformer import Transformer
-from shared.model.weights import fill_model, load_config, load_state, save_weights
+from shared.model.weights import fill_model, load_config, load_state
 from shared.text.tokenizer import Tokenizer
 from shared.text.tokenizer_files import write_tokenizer_files
 
@@ -36,6 +38,7 @@ INERT_FIELDS = frozenset(
         *("tokens", "checkpoint", "resume_from", "model", "publish", "keep_checkpoints", "init"),
         *("log_interval", "save_interval", "eval_interval", "eval_tokens"),
         *("sample_prompts", "sample_tokens"),
+        "early_stop_evaluations",
     }
 )
 """Spec fields that change no weight: names, reports and the cadence of looking. All others decide
@@ -64,6 +67,7 @@ class TrainerState(Contract):
     window_loss: float
     window_steps: int = Field(ge=0)
     best_validation_loss: float | None
+    evaluations_since_best: int = Field(0, ge=0)
     metrics: dict[str, float]
     stage: Literal["pretrain", "finetune"]
     tokenizer_sha256: str
@@ -95,8 +99,8 @@ def environment_of(*, device: str, dtype: torch.dtype, compiled: bool) -> Enviro
 def write_checkpoint(
     folder: Path,
     *,
-    model: Transformer,
-    optimizer: torch.optim.Optimizer,
+    config: ModelConfig,
+    snapshot: Snapshot,
     state: TrainerState,
     tokenizer: Tokenizer,
     publish: Callable[[Path, Path], None],
@@ -105,11 +109,11 @@ def write_checkpoint(
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_weights(model, temporary / MODEL_WEIGHTS)
-    save_file(optimizer_tensors(model, optimizer), temporary / OPTIMIZER_WEIGHTS)
-    (temporary / MODEL_CONFIG_JSON).write_text(model.config.model_dump_json(indent=2), "utf-8")
+    save_file(snapshot.weights, temporary / MODEL_WEIGHTS, metadata={"format": "pt"})
+    save_file(snapshot.optimizer_state, temporary / OPTIMIZER_WEIGHTS)
+    (temporary / MODEL_CONFIG_JSON).write_text(config.model_dump_json(indent=2), "utf-8")
     (temporary / STATE_JSON).write_text(state.model_dump_json(indent=2), "utf-8")
-    write_tokenizer_files(temporary, tokenizer, context_length=model.config.context_length)
+    write_tokenizer_files(temporary, tokenizer, context_length=config.context_length)
     publish(temporary, folder)
 
 

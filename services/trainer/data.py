@@ -24,6 +24,8 @@ Indices = npt.NDArray[np.int64]
 WORD_MASK = 0xFFFF
 """Turns a uint16 id, carried as int16 because torch can hardly index uint16, back."""
 
+SHOWN_RUNS = 32
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -51,6 +53,9 @@ class TrainingData(Protocol):
 
     def counts(self, rows: Indices) -> tuple[int, int]:
         """Return (targets the loss counts, tokens fed) of these rows, without any device."""
+
+    def describe(self, epochs: Indices, rows: Indices) -> str:
+        """Say which documents these rows were cut from, for a person who will look at them."""
 
 
 class DataOrder:
@@ -88,11 +93,20 @@ class WindowData:
     """
 
     def __init__(
-        self, stream: npt.NDArray[np.uint16], *, context: int, seed: int, device: torch.device
+        self,
+        stream: npt.NDArray[np.uint16],
+        *,
+        context: int,
+        seed: int,
+        device: torch.device,
+        document_lengths: npt.NDArray[np.uint32] | None = None,
     ) -> None:
+        """`document_lengths`, in tokens: without them the stream is one document."""
         if len(stream) <= context:
             raise too_few_tokens(len(stream), context)
         self.context, self.seed = context, seed
+        lengths = [len(stream)] if document_lengths is None else document_lengths
+        self._document_ends = np.cumsum(lengths, dtype=np.int64)
         self.stream = ids_to_device(stream, device)
         self._steps = torch.arange(context + 1, device=device)
 
@@ -103,8 +117,7 @@ class WindowData:
 
     def batch(self, epochs: Indices, rows: Indices) -> Batch:
         """Gather windows (B, context + 1) and split them into ids and next tokens."""
-        offsets = {int(epoch): self._offset(int(epoch)) for epoch in np.unique(epochs)}
-        starts = rows * self.context + np.array([offsets[int(epoch)] for epoch in epochs])
+        starts = self._starts(epochs, rows)
         places = torch.from_numpy(starts).to(self.stream.device)[:, None] + self._steps
         windows = self.stream[places % len(self.stream)].long() & WORD_MASK
         return Batch(ids=windows[:, :-1], targets=windows[:, 1:])
@@ -113,10 +126,38 @@ class WindowData:
         """Every position is fed and counted."""
         return len(rows) * self.context, len(rows) * self.context
 
+    def describe(self, epochs: Indices, rows: Indices) -> str:
+        """The documents under these windows, by their place in the training split."""
+        starts = self._starts(epochs, rows) % len(self.stream)
+        last_tokens = (starts + self.context) % len(self.stream)
+        first = np.searchsorted(self._document_ends, starts, side="right")
+        last = np.searchsorted(self._document_ends, last_tokens, side="right")
+        count = len(self._document_ends)
+        spans = [
+            # A window at the end of the ring goes on at its beginning.
+            np.arange(begin, end + 1 if end >= begin else end + 1 + count) % count
+            for begin, end in zip(first, last, strict=True)
+        ]
+        return f"documents {numbers(np.concatenate(spans))} of the training split, counted from 0"
+
+    def _starts(self, epochs: Indices, rows: Indices) -> Indices:
+        offsets = {int(epoch): self._offset(int(epoch)) for epoch in np.unique(epochs)}
+        starts: Indices = rows * self.context + np.array([offsets[int(e)] for e in epochs])
+        return starts
+
     def _offset(self, epoch: int) -> int:
         if epoch == 0:
             return 0
         return int(np.random.default_rng([self.seed, epoch, 1]).integers(self.context))
+
+
+def numbers(values: Indices) -> str:
+    """Numbers for people, rising, neighbours drawn together: `3-5, 17`; long lists are cut."""
+    distinct = np.unique(values)
+    runs = np.split(distinct, np.flatnonzero(np.diff(distinct) > 1) + 1)
+    shown = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
+    more = len(shown) - SHOWN_RUNS
+    return ", ".join(shown[:SHOWN_RUNS]) + (f" and {more} more places" if more > 0 else "")
 
 
 def ids_to_device(ids: npt.NDArray[np.uint16], device: torch.device) -> Tensor:
@@ -147,6 +188,11 @@ def token_stream(split: TokenSplit, *, limit: int | None = None) -> npt.NDArray[
     stream = stream[:limit]
     check_ids(stream, split.meta.vocab_size)
     return stream
+
+
+def document_lengths(split: TokenSplit) -> npt.NDArray[np.uint32]:
+    """Tokens of each document of a split, all shards in order."""
+    return np.concatenate([np.empty(0, np.uint32), *split.document_lengths])
 
 
 def check_ids(ids: npt.NDArray[np.uint16], vocab_size: int) -> None:

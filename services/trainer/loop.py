@@ -1,4 +1,4 @@
-"""The training loop: steps, logging, evaluations, checkpoints, stops.
+"""The training loop: steps, logging, evaluations, checkpoints, stops, and what it does about NaN.
 
 Knows no queue, database, web or store: it is handed data, a loss and a few callables. The host
 waits for the device only when it logs, evaluates or saves.
@@ -6,9 +6,7 @@ waits for the device only when it logs, evaluates or saves.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -16,12 +14,15 @@ import torch
 from torch import Tensor
 
 from services.trainer.data import Batch, DataOrder, TrainingData
+from services.trainer.gauge import Machine, Meter
+from services.trainer.guard import FiniteGuard, Skips
 from services.trainer.optim import set_rate
 from services.trainer.plan import Plan
 from shared.base.errors import JobFailedError
 from shared.contracts.names import FailureCode
 from shared.contracts.progress import (
     MetricsLine,
+    NoticeLine,
     PhaseLine,
     ProgressLine,
     ProgressMessage,
@@ -29,6 +30,8 @@ from shared.contracts.progress import (
 )
 
 PROGRESS_SECONDS = 1.0
+SKIPS_IN_A_ROW = 3
+"""So many steps in a row without a finite loss, and the last saved weights are put back."""
 
 
 class Outcome(StrEnum):
@@ -49,10 +52,13 @@ class Position:
     tokens: int = 0
     """Tokens fed, padding left out."""
     window_loss: float = 0.0
-    """Sum of step losses since the last log."""
+    """Sum of finite step losses since the last log."""
     window_steps: int = 0
+    """How many they are."""
     best_validation_loss: float | None = None
     """Lowest among saved checkpoints."""
+    evaluations_since_best: int = 0
+    """In a row, without a lower loss."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Latest evaluation."""
 
@@ -66,6 +72,8 @@ class Hooks:
     """Evaluate after this many steps; None when a stop interrupted it."""
     save: Callable[[Position, bool, bool], None]
     """Write a checkpoint: position, whether it is the best so far, whether it is the last."""
+    roll_back: Callable[[], int]
+    """Put back weights and optimizer of the last save, or the first ones; returns their step."""
     cancelled: Callable[[], bool]
     """Looked at between micro-batches; the step is dropped."""
     stopping: Callable[[], bool]
@@ -86,23 +94,24 @@ class Trainer:
         plan: Plan,
         position: Position,
         hooks: Hooks,
-        device: torch.device,
-        sync_each_step: bool,
+        machine: Machine,
     ) -> None:
-        """`sync_each_step`: look at every loss at once (a CPU), not only when logging (a GPU)."""
+        device = machine.device
         self._parameters = list(model.parameters())
         self._optimizer, self._loss = optimizer, loss
         self._data, self._order = data, order
         self._plan, self.position, self._hooks = plan, position, hooks
-        self._sync_each_step = sync_each_step
-        self._window_loss = torch.tensor(position.window_loss, dtype=torch.float64, device=device)
+        self._looks_each_step = device.type == "cpu"
+        window = [position.window_loss, position.window_steps]
+        self._window = torch.tensor(window, dtype=torch.float64, device=device)
         self._grad_norm = torch.zeros((), device=device)
-        self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+        self._guard = FiniteGuard(device)
+        self._rolled_back: Skips | None = None
         self._saved_step = -1
-        self._meter = _Meter(tokens=position.tokens)
+        self._meter = Meter(machine, tokens=position.tokens, step=position.step)
 
     def run(self) -> Outcome:
-        """Train; returns how it ended. Raises JobFailedError when the loss is not finite."""
+        """Train; returns how it ended. Raises JobFailedError when the loss does not stay finite."""
         self._hooks.report(PhaseLine(phase="training"))
         while self.position.step < self._plan.total_steps:
             if not self._step():
@@ -110,15 +119,28 @@ class Trainer:
             self._report_step()
             if self._hooks.stopping():
                 break
-            if self.position.step < self._plan.total_steps:
-                self._serve_intervals()
+            if self.position.step < self._plan.total_steps and self._serve_intervals():
+                return self._finish_early()
         return self._end()
 
-    def _serve_intervals(self) -> None:
-        step = self.position.step
+    def _serve_intervals(self) -> bool:
+        """Evaluate and save where it is time; True when it has become no better for too long."""
+        step, patience = self.position.step, self._plan.early_stop_evaluations
         best = step % self._plan.eval_interval == 0 and self._evaluate()
-        if step % self._plan.save_interval == 0:
+        if step % self._plan.save_interval == 0 or (best and patience is not None):
             self._save(best=best, final=False)
+        return patience is not None and self.position.evaluations_since_best >= patience
+
+    def _finish_early(self) -> Outcome:
+        """The weights of now are the last ones; their evaluation has just been made."""
+        position = self.position
+        message = (
+            f"Stopped after step {position.step} of {self._plan.total_steps}: the validation loss "
+            f"was no lower in {position.evaluations_since_best} evaluations."
+        )
+        self._hooks.report(NoticeLine(message=message))
+        self._save(best=False, final=True)
+        return Outcome.FINISHED
 
     def _end(self) -> Outcome:
         """Evaluate and write the last checkpoint, or a plain one when the run stops early."""
@@ -136,80 +158,106 @@ class Trainer:
     def _step(self) -> bool:
         """Do one optimizer step; False when it was dropped by a cancellation."""
         plan, first = self._plan, self.position.sequences
-        epochs, rows = self._order.locate(first, plan.sequences_per_step)
-        counted, fed = self._data.counts(rows)
+        with self._meter.data():
+            epochs, rows = self._order.locate(first, plan.sequences_per_step)
+            counted, fed = self._data.counts(rows)
         step_loss = torch.zeros_like(self._grad_norm)
         for start in range(0, len(rows), plan.batch_size):
             if self._hooks.cancelled():
                 self._optimizer.zero_grad(set_to_none=True)
                 return False
             part = slice(start, start + plan.batch_size)
+            with self._meter.data():
+                batch = self._data.batch(epochs[part], rows[part])
             # Over the whole step's count: k micro-batches then equal one of k times the size.
-            loss = self._loss(self._data.batch(epochs[part], rows[part])) / counted
+            loss = self._loss(batch) / counted
             loss.backward()  # type: ignore[no-untyped-call]
             step_loss += loss.detach()
         self._update(step_loss)
         self.position.step += 1
         self.position.sequences += len(rows)
         self.position.tokens += fed
-        self.position.window_steps += 1
+        if self._looks_each_step:
+            self._look()
         return True
 
     def _update(self, step_loss: Tensor) -> None:
         self._grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._plan.max_grad_norm)
-        finite = torch.isfinite(step_loss) & torch.isfinite(self._grad_norm)
-        self._hold_weights_unless(finite)
-        if self._sync_each_step:
-            self._raise_if_diverged()
+        finite = self._guard.check(step_loss, self._grad_norm, self.position.step)
+        # The fused optimizer then changes nothing, and no host waits to know it.
+        self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         set_rate(self._optimizer, self._plan.schedule.rate(self.position.step))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        self._window_loss += step_loss
+        self._window += torch.stack([torch.where(finite, step_loss, 0.0), finite])
 
-    def _hold_weights_unless(self, finite: Tensor) -> None:
-        """Let the fused optimizer skip this and all later steps once a loss is not finite.
+    def _look(self) -> None:
+        """Learn of steps that were passed over; go back when there is no end of them.
 
-        That needs no host sync: the host learns of it when it next looks, and fails the job.
+        Raises JobFailedError when going back has not helped.
         """
-        new = (self._first_bad < 0) & ~finite
-        self._first_bad = torch.where(new, self.position.step, self._first_bad)
-        self._optimizer.found_inf = (self._first_bad >= 0).float()  # type: ignore[attr-defined]
+        skips = self._guard.look()
+        if skips.count:
+            self._tell(f"{self._where(skips)} {skips.count} step(s) were passed over.")
+        if skips.in_a_row < SKIPS_IN_A_ROW:
+            return
+        if self._rolled_back is not None:
+            raise _diverged(self._where(self._rolled_back))
+        self._rolled_back = skips
+        step = self._hooks.roll_back()
+        self._guard.forget()
+        self._tell(
+            f"{skips.in_a_row} steps in a row had no finite loss: the weights of step {step} are "
+            "back, and training goes on with the data that comes next."
+        )
 
-    def _raise_if_diverged(self) -> None:
-        if (first_bad := int(self._first_bad)) >= 0:
-            raise _diverged(first_bad)
+    def _where(self, skips: Skips) -> str:
+        """Which step, and which documents were in its batch."""
+        per_step = self._plan.sequences_per_step
+        sequence = self.position.sequences - (self.position.step - skips.first) * per_step
+        documents = self._data.describe(*self._order.locate(sequence, per_step))
+        return (
+            f"The loss or its gradient is not finite at step {skips.first + 1}, whose batch holds "
+            f"{documents}."
+        )
+
+    def _tell(self, message: str) -> None:
+        self._hooks.report(NoticeLine(level="warning", message=message))
 
     def _report_step(self) -> None:
         step, last = self.position.step, self.position.step == self._plan.total_steps
         if step % self._plan.log_interval == 0 or last:
             self._log()
-        if self._meter.progress_due() or last:
+        if self._meter.progress_due(PROGRESS_SECONDS) or last:
             self._hooks.report(ProgressLine(step=step, total_steps=self._plan.total_steps))
 
     def _log(self) -> None:
-        self._raise_if_diverged()
+        self._look()
         position = self.position
+        loss, steps = self._window.tolist()
         values = {
-            "loss": float(self._window_loss) / position.window_steps,
+            "loss": loss / steps if steps else float("nan"),
             "learning_rate": self._plan.schedule.rate(position.step - 1),
             "grad_norm": float(self._grad_norm),
-            "tokens_per_second": self._meter.rate(position.tokens),
+            **self._meter.take(position.tokens, position.step),
         }
-        self._window_loss.zero_()
-        position.window_steps = 0
+        self._window.zero_()
         self._report_metrics("train", values)
 
     def _evaluate(self) -> bool:
         """Evaluate; True when the loss is below that of every checkpoint so far."""
-        self._raise_if_diverged()
+        self._look()
+        position = self.position
         with self._meter.away():
-            metrics = self._hooks.evaluate(self.position.step)
+            metrics = self._hooks.evaluate(position.step)
         if metrics is None:
             return False
-        self.position.metrics = metrics
+        position.metrics = metrics
         self._report_metrics("validation", metrics)
-        best = self.position.best_validation_loss
-        return best is None or metrics["validation_loss"] < best
+        lowest = position.best_validation_loss
+        best = lowest is None or metrics["validation_loss"] < lowest
+        position.evaluations_since_best = 0 if best else position.evaluations_since_best + 1
+        return best
 
     def _report_metrics(self, series: Series, values: dict[str, float]) -> None:
         step, tokens = self.position.step, self.position.tokens
@@ -218,48 +266,21 @@ class Trainer:
     def _save(self, *, best: bool, final: bool) -> None:
         if self._saved_step == self.position.step and not final:
             return
-        self._raise_if_diverged()
-        self.position.window_loss = float(self._window_loss)
+        self._look()
+        position = self.position
+        position.window_loss, steps = self._window.tolist()
+        position.window_steps = int(steps)
         if best:
-            self.position.best_validation_loss = self.position.metrics["validation_loss"]
-        with self._meter.away():
-            self._hooks.save(self.position, best, final)
-        self._saved_step = self.position.step
+            position.best_validation_loss = position.metrics["validation_loss"]
+        with self._meter.away(saving=True):
+            self._hooks.save(position, best, final)
+        self._saved_step, self._rolled_back = position.step, None
 
 
-class _Meter:
-    """Tells time for reports only; nothing that is computed depends on it."""
-
-    def __init__(self, *, tokens: int) -> None:
-        self._tokens = tokens
-        self._since = self._last_progress = time.perf_counter()
-
-    def rate(self, tokens: int) -> float:
-        """Tokens a second since the last call, time away left out."""
-        now = time.perf_counter()
-        rate = (tokens - self._tokens) / max(now - self._since, 1e-9)
-        self._since, self._tokens = now, tokens
-        return rate
-
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        """Time that is not training's."""
-        left = time.perf_counter()
-        yield
-        self._since += time.perf_counter() - left
-
-    def progress_due(self) -> bool:
-        """Whether the last sign of life is a while ago; then this is one."""
-        now = time.perf_counter()
-        due = now - self._last_progress >= PROGRESS_SECONDS
-        if due:
-            self._last_progress = now
-        return due
-
-
-def _diverged(step: int) -> JobFailedError:
+def _diverged(where: str) -> JobFailedError:
     return JobFailedError(
-        f"The loss or its gradient is not finite at step {step + 1}; the weights were not touched.",
+        f"{where} Passing over such steps and going back to earlier weights did not help.",
         code=FailureCode.DIVERGED,
-        hint="Lower lr or max_grad_norm, lengthen warmup_steps, then resume from a checkpoint.",
+        hint="Lower lr or max_grad_norm, lengthen warmup_steps, then resume from a checkpoint; "
+        "look at those documents if it happens there again.",
     )

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from services.trainer.data import TrainingData, WindowData, token_stream
+from services.trainer.data import TrainingData, WindowData, document_lengths, token_stream
 from services.trainer.evaluate import ValidationData, ValidationDialogues, ValidationWindows
 from services.trainer.packing import Dropped, PackedData, read_dialogues
 from shared.base.errors import JobFailedError
@@ -54,7 +54,13 @@ def pretraining(run: RunFile, spec: TrainSpec, device: torch.device) -> Material
         stage="pretrain",
         model=model,
         tokenizer=tokenizer,
-        data=WindowData(token_stream(train), context=context, seed=spec.seed, device=device),
+        data=WindowData(
+            token_stream(train),
+            context=context,
+            seed=spec.seed,
+            device=device,
+            document_lengths=document_lengths(train),
+        ),
         validation=ValidationWindows(held_out, context=context, device=device),
         encode_prompt=tokenizer.encode,
     )

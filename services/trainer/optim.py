@@ -51,32 +51,31 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as `<key>.<parameter name>` tensors on the CPU."""
-    return {
-        f"{key}.{name}": value.detach().to("cpu").contiguous()
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
-) -> None:
-    """Put back what `optimizer_tensors` gave; nothing is what it gave before the first step.
-
-    Raises KeyError when a parameter's state is not there.
-    """
-    if not tensors:
-        return
+def state_keys(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, tuple[str, ...]]:
+    """What the optimizer remembers (from the first step on) of each parameter, by its name."""
     by_muon = {
         parameter
         for group in optimizer.param_groups
         if "momentum" in group
         for parameter in group["params"]
     }
+    return {
+        name: STATE_KEYS["muon" if parameter in by_muon else "adamw"]
+        for name, parameter in model.named_parameters()
+    }
+
+
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
+    """Put back a state by names `<key>.<parameter>`; nothing is the state before the first step.
+
+    Raises KeyError when a parameter's state is not there.
+    """
+    if not tensors:
+        return
+    keys = state_keys(model, optimizer)
     for name, parameter in model.named_parameters():
-        keys = STATE_KEYS["muon" if parameter in by_muon else "adamw"]
         optimizer.state[parameter] = {
-            key: tensors[f"{key}.{name}"].to(parameter.device, copy=True) for key in keys
+            key: tensors[f"{key}.{name}"].to(parameter.device, copy=True) for key in keys[name]
         }

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from services.trainer.data import WORD_MASK, Batch, Indices, check_ids, ids_to_device
+from services.trainer.data import WORD_MASK, Batch, Indices, check_ids, ids_to_device, numbers
 from shared.base.errors import JobFailedError
 from shared.contracts.names import FailureCode
 from shared.model.attention import packed_causal_mask
@@ -136,6 +136,8 @@ class PackedData:
         shuffled = [dialogues[index] for index in order]
         members = pack([len(dialogue.ids) - 1 for dialogue in shuffled], context)
         rows = lay_out(shuffled, members, context)
+        self._split = split
+        self._dialogues_of_row = [order[items] for items in members]
         self._learned_per_row = rows.learned.sum(axis=1)
         self._fed_per_row = (rows.segments > 0).sum(axis=1)
         self._ids = ids_to_device(rows.ids, device)
@@ -172,3 +174,9 @@ class PackedData:
     def counts(self, rows: Indices) -> tuple[int, int]:
         """Learned targets, and positions that are not padding."""
         return int(self._learned_per_row[rows].sum()), int(self._fed_per_row[rows].sum())
+
+    def describe(self, epochs: Indices, rows: Indices) -> str:
+        """The dialogues in these rows, by their place among those that are learned."""
+        del epochs
+        dialogues = np.concatenate([self._dialogues_of_row[int(row)] for row in rows])
+        return f"dialogues {numbers(dialogues)} of the {self._split} split, counted from 0"

@@ -42,6 +42,7 @@ class Plan:
     log_interval: int
     eval_interval: int
     save_interval: int
+    early_stop_evaluations: int | None = None
 
     @property
     def sequences_per_step(self) -> int:
@@ -80,6 +81,7 @@ def make_plan(spec: TrainSpec | FinetuneSpec, model: ModelConfig, num_sequences:
         log_interval=spec.log_interval,
         eval_interval=spec.eval_interval,
         save_interval=spec.save_interval,
+        early_stop_evaluations=spec.early_stop_evaluations,
     )
 
 

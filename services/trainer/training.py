@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from services.trainer import checkpoint as checkpoints
+from services.trainer.checkpoint_writer import CheckpointWriter
 from services.trainer.data import DataOrder
 from services.trainer.device import (
     BatchLoss,
@@ -26,10 +28,12 @@ from services.trainer.device import (
     wants_compile,
 )
 from services.trainer.evaluate import Evaluator, greedy_samples
+from services.trainer.gauge import Machine
 from services.trainer.loop import Hooks, Outcome, Position, Trainer
 from services.trainer.material import Material, finetuning, pretraining
 from services.trainer.optim import make_optimizer
 from services.trainer.plan import Plan, make_plan
+from services.trainer.snapshot import Snapshot
 from shared.base.errors import JobFailedError
 from shared.contracts.manifest import CheckpointMeta
 from shared.contracts.names import FailureCode
@@ -82,6 +86,9 @@ class Session:
     device: torch.device
     dtype: torch.dtype
     compiled: bool = False
+    snapshot: Snapshot = field(init=False)
+    """The last saved weights and optimizer state; before a save, the first ones."""
+    writer: CheckpointWriter = field(default_factory=CheckpointWriter)
 
     def state(self, position: Position) -> checkpoints.TrainerState:
         """What `state.json` says at `position`."""
@@ -98,18 +105,15 @@ class Session:
         )
 
     def save(self, position: Position, best: bool, final: bool) -> None:
-        """Write a checkpoint folder into the spool and announce it."""
+        """Take a snapshot; another thread writes it into the spool and announces it.
+
+        Waits for the one before to be on the disk, and at the end of a run for its own.
+        """
+        self.writer.wait()
+        self.snapshot.take(position.step)
+        state = self.state(position)
         suffix = "-final" if final else ""
         folder = self.run.spool / f"step-{position.step}{suffix}"
-        state = self.state(position)
-        checkpoints.write_checkpoint(
-            folder,
-            model=self.material.model,
-            optimizer=self.optimizer,
-            state=state,
-            tokenizer=self.material.tokenizer,
-            publish=self.outside.publish,
-        )
         meta = CheckpointMeta(
             step=position.step,
             stage=self.material.stage,
@@ -118,7 +122,25 @@ class Session:
             metrics=position.metrics,
             final=final,
         )
+        self.writer.start(partial(self._write, folder, state, meta, best))
+
+    def _write(
+        self, folder: Path, state: checkpoints.TrainerState, meta: CheckpointMeta, best: bool
+    ) -> None:
+        checkpoints.write_checkpoint(
+            folder,
+            config=meta.model,
+            snapshot=self.snapshot,
+            state=state,
+            tokenizer=self.material.tokenizer,
+            publish=self.outside.publish,
+        )
         self.outside.report(CheckpointLine(path=str(folder), best=best, meta=meta))
+
+    def roll_back(self) -> int:
+        """Put the last saved weights and optimizer state back; returns their step."""
+        self.snapshot.put_back()
+        return self.snapshot.step
 
 
 def train(run: RunFile, spec: TrainSpec | FinetuneSpec, outside: Outside) -> Outcome:
@@ -132,7 +154,9 @@ def train(run: RunFile, spec: TrainSpec | FinetuneSpec, outside: Outside) -> Out
         position = _start_position(session)
         loss = _choose_loss(session)
         _report_differences(session, position)
-        return _trainer(session, position, loss).run()
+        session.snapshot = Snapshot(session.material.model, session.optimizer, step=position.step)
+        with session.writer:
+            return _trainer(session, position, loss).run()
     except torch.OutOfMemoryError as error:
         raise out_of_memory(session.plan.batch_size, session.plan.accumulation) from error
 
@@ -227,6 +251,7 @@ def _trainer(session: Session, position: Position, loss: BatchLoss) -> Trainer:
         report=outside.report,
         evaluate=_evaluation(session),
         save=session.save,
+        roll_back=session.roll_back,
         cancelled=outside.interruption.cancelled,
         stopping=outside.interruption.stopping,
     )
@@ -239,8 +264,11 @@ def _trainer(session: Session, position: Position, loss: BatchLoss) -> Trainer:
         plan=session.plan,
         position=position,
         hooks=hooks,
-        device=session.device,
-        sync_each_step=session.device.type == "cpu",
+        machine=Machine.of(
+            session.device,
+            session.dtype,
+            flops_per_token=material.model.config.flops_per_token,
+        ),
     )
 
 

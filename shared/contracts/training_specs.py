@@ -50,6 +50,9 @@ class TrainingOptions(Spec):
     """Validation tokens of one evaluation at most: fixed contiguous windows from the start."""
     save_interval: int = Field(1000, ge=1)
     """Steps between checkpoints; the last step is always saved."""
+    early_stop_evaluations: int | None = Field(None, ge=1)
+    """End the run after so many evaluations in a row without a new lowest validation loss; each
+    new lowest one is then saved whatever save_interval says."""
     keep_checkpoints: int = Field(3, ge=1, le=1000)
     """Last checkpoints kept beside the best and the published ones."""
     publish: Literal["latest", "best", "final", "never"] | None = None

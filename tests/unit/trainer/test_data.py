@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.trainer.data import DataOrder, WindowData, token_stream
+from services.trainer.data import DataOrder, WindowData, numbers, token_stream
 from shared.base.errors import JobFailedError
 from shared.text.token_set import TokenSplit
 from tests.support.models import write_documents
@@ -81,3 +81,25 @@ def test_an_id_outside_the_vocabulary_is_an_error(tmp_path: Path) -> None:
     split = TokenSplit(write_documents(tmp_path / "t", [[5, 300, 0]], [[5, 0]]), "train")
     with pytest.raises(JobFailedError, match="holds id 300, but its vocabulary ends at 299"):
         token_stream(split)
+
+
+def test_a_window_names_its_documents() -> None:
+    lengths = np.array([5, 3, 10, 2, 7], np.uint32)  # ends: 5, 8, 18, 20, 27
+    data = WindowData(
+        np.arange(27, dtype=np.uint16), context=4, seed=1, device=CPU,
+        document_lengths=lengths,
+    )  # fmt: skip
+    epochs = np.zeros(1, np.int64)
+
+    def documents(row: int) -> str:
+        return data.describe(epochs, np.array([row])).split(" of the")[0]
+
+    # A window of row r holds tokens 4r to 4r + 4, the last one as a target only.
+    assert [documents(row) for row in (0, 1, 2, 4)] == [
+        "documents 0", "documents 0-2", "documents 2", "documents 2-4"
+    ]  # fmt: skip
+
+
+def test_numbers_for_people() -> None:
+    assert numbers(np.array([7, 3, 4, 5, 3, 9])) == "3-5, 7, 9"
+    assert numbers(np.arange(0, 200, 2)).endswith("60, 62 and 68 more places")

@@ -102,7 +102,11 @@ def test_metrics_and_samples(tmp_path: Path, tokens: Path) -> None:
     train = recording.metrics("train")
     assert [line.step for line in train] == [5, 10, 15, 20]
     assert [line.tokens for line in train] == [640, 1280, 1920, 2560]
-    assert set(train[0].values) == {"loss", "learning_rate", "grad_norm", "tokens_per_second"}
+    assert set(train[0].values) == {
+        *("loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "flops"),
+        *("data_wait_seconds", "checkpoint_stall_seconds", "peak_memory_bytes"),
+    }
+    assert train[0].values["mfu"] > 0
     validation = recording.metrics("validation")
     assert [line.step for line in validation] == [10, 20]
     assert set(validation[0].values) == {"validation_loss", "bits_per_byte", "validation_bytes"}
