@@ -123,6 +123,10 @@ class Progress(Contract):
     """Median of recent steps; training only."""
     eta_seconds: float | None = None
     """Estimated from recent steps; unset before there are any."""
+    measured: dict[str, float] = Field(default_factory=dict)
+    """The newest training metrics: loss, learning_rate, grad_norm, tokens_per_second, mfu (share of
+    the device's peak FLOP/s), flops (since step 0), peak_memory_bytes, data_wait_seconds (a step),
+    checkpoint_stall_seconds (since the point before). One that is not known is absent."""
     message: str = ""
 
 

@@ -139,6 +139,8 @@ class JobRow(Base):
     tokens_per_second: Mapped[float | None] = mapped_column(Float)
     eta_seconds: Mapped[float | None] = mapped_column(Float)
     message: Mapped[str] = mapped_column(Text, default="")
+    measured: Mapped[dict[str, float]] = mapped_column(default=dict, server_default="{}")
+    """The newest training metrics by name."""
     seq: Mapped[int] = mapped_column(BigInteger, default=0)
     """Number of the newest event, log line or metric of this job."""
     last_checkpoint_id: Mapped[str | None]

@@ -132,6 +132,7 @@ def _row_values(
     points = [line for line in lines if isinstance(line, MetricsLine) and line.series == "train"]
     if points:
         values["step"] = max(values.get("step", 0), points[-1].step)
+        values["measured"] = finite_values(points[-1].values)
         values |= _speed_values(session, held, points, values.get("total_steps", held.total_steps))
     return values
 

@@ -33,6 +33,7 @@ REFERENCE = {
         "Tokens seen": "2,621,440,000",
         "Learning rate": "cosine 0.0006 to 6e-05, warm-up 2,000",
         "Time": "12 h on one RTX 3060",
+        "Peak memory": "6 to 8 GB",
         "Final training loss": "3.44",
     },
     JobKind.FINETUNE: {
@@ -92,6 +93,7 @@ def _results(facts: RunFacts) -> list[str]:
         "Tokens seen": f"{facts.tokens_seen:,}",
         "Learning rate": _learning_rate(facts),
         "Time": _time(facts),
+        **_costs(facts),
         "Final training loss": _number(facts.newest("train", "loss")),
         "Validation loss": _number(facts.newest("validation", "validation_loss")),
         "Lowest validation loss": _number(facts.lowest("validation", "validation_loss")),
@@ -150,6 +152,22 @@ def _time(facts: RunFacts) -> str:
     speed = f", {job.tokens_per_second:,.0f} tokens/s" if job.tokens_per_second else ""
     attempts = f", {job.attempt} attempts" if job.attempt > 1 else ""
     return f"{timedelta(seconds=seconds)}{speed}{attempts}"
+
+
+def _costs(facts: RunFacts) -> dict[str, str]:
+    """What the run asked of its machine; the speed is the median of all points."""
+    speed, mfu = facts.typical("train", "tokens_per_second"), facts.typical("train", "mfu")
+    flops, memory = facts.newest("train", "flops"), facts.highest("train", "peak_memory_bytes")
+    wait = facts.typical("train", "data_wait_seconds")
+    stall = facts.highest("train", "checkpoint_stall_seconds")
+    return {
+        "Speed": UNKNOWN if speed is None else f"{speed:,.0f} tokens/s",
+        "Share of peak FLOP/s (MFU)": UNKNOWN if mfu is None else f"{mfu:.1%}",
+        "Training FLOPs": UNKNOWN if flops is None else f"{flops:.3g}",
+        "Peak memory": _bytes(memory),
+        "Wait for data": UNKNOWN if wait is None else f"{1000 * wait:.1f} ms a step",
+        "Longest stop for a checkpoint": UNKNOWN if stall is None else f"{1000 * stall:.0f} ms",
+    }
 
 
 def _samples(facts: RunFacts) -> list[str]:
@@ -288,4 +306,6 @@ def _number(value: float | None) -> str:
 def _bytes(value: float | None) -> str:
     if value is None:
         return UNKNOWN
+    if value >= 1e9:
+        return f"{value / 1e9:.2f} GB"
     return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value:,.0f} bytes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import median
 
 from sqlalchemy.orm import Session
 
@@ -74,14 +75,24 @@ class RunFacts:
 
     def newest(self, series: str, value: str) -> float | None:
         """The last value of a curve."""
-        points = self.curves.series.get(series, [])
-        found = [point.values[value] for point in points if value in point.values]
-        return found[-1] if found else None
+        return next(reversed(self._values(series, value)), None)
 
     def lowest(self, series: str, value: str) -> float | None:
         """The lowest value of a curve."""
+        return min(self._values(series, value), default=None)
+
+    def highest(self, series: str, value: str) -> float | None:
+        """The highest value of a curve."""
+        return max(self._values(series, value), default=None)
+
+    def typical(self, series: str, value: str) -> float | None:
+        """The median of a curve."""
+        values = self._values(series, value)
+        return median(values) if values else None
+
+    def _values(self, series: str, value: str) -> list[float]:
         points = self.curves.series.get(series, [])
-        return min((p.values[value] for p in points if value in p.values), default=None)
+        return [point.values[value] for point in points if value in point.values]
 
     @property
     def tokens_seen(self) -> int:

@@ -55,6 +55,7 @@ def job_view(row: JobRow) -> JobView:
             total_steps=row.total_steps,
             tokens_per_second=row.tokens_per_second,
             eta_seconds=row.eta_seconds,
+            measured=row.measured,
             message=row.message,
         ),
         error=_job_error(row),

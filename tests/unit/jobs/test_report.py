@@ -11,6 +11,7 @@ from shared.db.tables import JobRow
 from shared.jobs.life.lifecycle import succeed
 from shared.jobs.life.recorder import record
 from shared.jobs.reading.report import render_report
+from shared.jobs.reading.views import job_view
 from tests.support import rows
 from tests.support.databases import create_sqlite
 
@@ -28,10 +29,16 @@ def train(database: Database, **spec: object) -> JobRow:
             job.id,
             job.token,
             [
-                MetricsLine(series="train", step=5, tokens=320, values={"loss": 4.5}),
+                MetricsLine(series="train", step=5, tokens=320,
+                            values={"loss": 4.5, "tokens_per_second": 900.0, "mfu": 0.25,
+                                    "checkpoint_stall_seconds": 0.012}),
                 MetricsLine(series="validation", step=5, tokens=320,
                             values={"validation_loss": 4.25, "bits_per_byte": 2.0}),
-                MetricsLine(series="train", step=10, tokens=640, values={"loss": 3.5}),
+                MetricsLine(series="train", step=10, tokens=640,
+                            values={"loss": 3.5, "tokens_per_second": 1100.0, "mfu": 0.35,
+                                    "flops": 2.5e12, "peak_memory_bytes": 3.25e9,
+                                    "data_wait_seconds": 0.0015,
+                                    "checkpoint_stall_seconds": 0.0}),
                 MetricsLine(series="validation", step=10, tokens=640,
                             values={"validation_loss": 4.5, "bits_per_byte": 2.125,
                                     "validation_bytes": 2_500_000.0}),
@@ -65,6 +72,19 @@ def test_measured_values_stand_beside_the_reference_s(database: Database) -> Non
     assert table["Learning rate"][0] == "cosine 0.0006 to 6e-05, warm-up 2,000"
     assert table["Data"][0] == "1 documents, 3,000 bytes (1,000 tokens)"
     assert table["Tokenizer"][0] == "byte-level BPE, 300 entries, 3.00 bytes a token"
+
+
+def test_costs_are_shown(database: Database) -> None:
+    job = train(database)
+    table = table_of(render_report(database, job.id))
+    assert table["Speed"] == ["1,000 tokens/s", "not reported"]
+    assert table["Share of peak FLOP/s (MFU)"] == ["30.0%", "not reported"]
+    assert table["Training FLOPs"] == ["2.5e+12", "not reported"]
+    assert table["Peak memory"] == ["3.25 GB", "6 to 8 GB"]
+    assert table["Wait for data"] == ["1.5 ms a step", "not reported"]
+    assert table["Longest stop for a checkpoint"] == ["12 ms", "not reported"]
+    assert job.measured["peak_memory_bytes"] == 3.25e9
+    assert job_view(job).progress.measured["mfu"] == 0.35
 
 
 def test_lineage_leads_from_the_material_to_the_checkpoint(database: Database) -> None:
