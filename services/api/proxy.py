@@ -1,4 +1,6 @@
-"""`/inference/v1/*`: a streaming reverse proxy, so that a browser needs one address only.
+"""`/inference/*`: a streaming reverse proxy, so that a browser needs one address only.
+
+What is below `/v1/` passes, and so do the routes about tokens; probes and metrics do not.
 
 Both ends stream; a client that goes away aborts its request at the inference service, which then
 stops computing. Errors are in OpenAI's shape, as everything under this prefix.
@@ -45,7 +47,7 @@ OF_THE_CLIENT = frozenset(
 """Request headers that say who spoke to us; the inference service is spoken to by the platform."""
 OF_THE_SERVER = frozenset({"date", "server", "x-request-id", "x-content-type-options"})
 """Response headers that this service sets itself."""
-_PATH = re.compile(r"[A-Za-z0-9._:~/-]*")
+_PATH = re.compile(r"v1/[A-Za-z0-9._:~/-]*|tokenize|detokenize|tokenizer_info")
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["inference"])
@@ -64,7 +66,7 @@ def make_inference_client(settings: Settings) -> httpx.AsyncClient:
     )
 
 
-@router.api_route("/inference/v1/{path:path}", methods=["GET", "POST"], include_in_schema=False)
+@router.api_route("/inference/{path:path}", methods=["GET", "POST"], include_in_schema=False)
 async def forward_to_inference(context: ApiContext, request: Request, path: str) -> Response:
     """Hand the request on to the inference service and its answer back."""
     if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
@@ -132,7 +134,7 @@ class ForwardedResponse(Response):
 
 def _upstream_url(base: httpx.URL, path: str, query: bytes) -> httpx.URL:
     """The path is known to need no quoting; the query passes byte by byte."""
-    raw_path = base.raw_path.rstrip(b"/") + f"/v1/{path}".encode()
+    raw_path = base.raw_path.rstrip(b"/") + f"/{path}".encode()
     return base.copy_with(raw_path=raw_path + b"?" + query if query else raw_path)
 
 

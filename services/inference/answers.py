@@ -4,150 +4,48 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any
 from uuid import uuid4
 
 from pydantic import BaseModel
 
+from services.inference.chunks import DONE, event
+from services.inference.failures import failure_of
+from services.inference.loaded_model import LoadedModel
 from services.inference.mailbox import Generation
-from services.inference.responses import (
-    AssistantMessage,
-    ChatChoice,
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatDelta,
-    ChunkChoice,
-    Completion,
-    CompletionChoice,
-    FinishName,
-    Usage,
-)
-from services.inference.sequence import FinishReason
-from services.inference.streaming import DONE, event
+from services.inference.responses import FinishName, Usage
+from services.inference.sequence import Delta, FinishReason
+from services.inference.shapes import AnswerShape, ChoiceWriter
 from shared.base.errors import PlatformError
 from shared.base.openai_errors import error_body
 
-CHUNK: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-
-
-class GenerationFailedError(PlatformError):
-    """The engine could not finish an answer."""
-
-    code = "generation_failed"
-
-
-class AnswerShape(Protocol):
-    """How one kind of answer is written."""
-
-    def opening(self) -> BaseModel | None:
-        """The first event of a stream."""
-
-    def piece(self, text: str) -> BaseModel:
-        """An event that adds text."""
-
-    def closing(self, finish_reason: FinishName) -> BaseModel:
-        """The event that says why the answer ended."""
-
-    def usage(self, usage: Usage) -> BaseModel:
-        """The event with the counts."""
-
-    def whole(self, text: str, finish_reason: FinishName, usage: Usage) -> BaseModel:
-        """The answer in one piece."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerHead:
-    """What every event of an answer repeats."""
+class AnswerPlan:
+    """How a request wants to be answered."""
 
-    prefix: str
-    """`cmpl` or `chatcmpl`."""
-    model: str
+    shape: AnswerShape
+    model: str | None
     """The id that was asked for."""
-    system_fingerprint: str
-    null_usage: bool = False
-    """Whether events before the usage carry `usage: null`."""
-    id: str = field(init=False)
+    n: int = 1
+    """Answers to each prompt."""
+    candidates: int = 1
+    """Answers generated for each prompt, of which the n likeliest are returned."""
+    include_usage: bool = False
+    """Whether a stream ends with the counts."""
+    id: str = field(default_factory=lambda: uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "id", f"{self.prefix}-{uuid4().hex}")
-
-    def fields(self, **more: Any) -> dict[str, Any]:
-        """Keyword arguments for an answer's class."""
-        fields = {
-            "id": self.id,
+    def head(self, model: LoadedModel) -> dict[str, Any]:
+        """What the answer and every event of it begin with, once it is known who answers."""
+        return {
+            "id": f"{self.shape.prefix}-{self.id}",
             "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.system_fingerprint,
+            "model": self.model or model.name,
+            "system_fingerprint": model.fingerprint,
         }
-        return {**fields, **({"usage": None} if self.null_usage else {}), **more}
-
-
-@dataclass(frozen=True, slots=True)
-class CompletionShape:
-    """`text_completion`."""
-
-    head: AnswerHead
-
-    def opening(self) -> None:
-        """Completions have none."""
-
-    def piece(self, text: str) -> Completion:
-        """See AnswerShape."""
-        return self._completion(text, None)
-
-    def closing(self, finish_reason: FinishName) -> Completion:
-        """See AnswerShape."""
-        return self._completion("", finish_reason)
-
-    def usage(self, usage: Usage) -> Completion:
-        """See AnswerShape."""
-        return Completion(object="text_completion", **self.head.fields(choices=[], usage=usage))
-
-    def whole(self, text: str, finish_reason: FinishName, usage: Usage) -> Completion:
-        """See AnswerShape."""
-        return self._completion(text, finish_reason, usage=usage)
-
-    def _completion(self, text: str, finish_reason: FinishName | None, **more: Usage) -> Completion:
-        choice = CompletionChoice(index=0, text=text, logprobs=None, finish_reason=finish_reason)
-        return Completion(object="text_completion", **self.head.fields(choices=[choice], **more))
-
-
-@dataclass(frozen=True, slots=True)
-class ChatShape:
-    """`chat.completion` and its chunks."""
-
-    head: AnswerHead
-
-    def opening(self) -> ChatCompletionChunk:
-        """The first delta names the role."""
-        return self._chunk(ChatDelta(role="assistant", content=""), None)
-
-    def piece(self, text: str) -> ChatCompletionChunk:
-        """See AnswerShape."""
-        return self._chunk(ChatDelta(content=text), None)
-
-    def closing(self, finish_reason: FinishName) -> ChatCompletionChunk:
-        """See AnswerShape."""
-        return self._chunk(ChatDelta(), finish_reason)
-
-    def usage(self, usage: Usage) -> ChatCompletionChunk:
-        """See AnswerShape."""
-        return ChatCompletionChunk(object=CHUNK, **self.head.fields(choices=[], usage=usage))
-
-    def whole(self, text: str, finish_reason: FinishName, usage: Usage) -> ChatCompletion:
-        """See AnswerShape."""
-        message = AssistantMessage(role="assistant", content=text, refusal=None)
-        choice = ChatChoice(index=0, message=message, logprobs=None, finish_reason=finish_reason)
-        return ChatCompletion(
-            object="chat.completion", **self.head.fields(choices=[choice], usage=usage)
-        )
-
-    def _chunk(self, delta: ChatDelta, finish_reason: FinishName | None) -> ChatCompletionChunk:
-        choice = ChunkChoice(index=0, delta=delta, logprobs=None, finish_reason=finish_reason)
-        return ChatCompletionChunk(object=CHUNK, **self.head.fields(choices=[choice]))
 
 
 def to_json(answer: BaseModel) -> str:
@@ -155,49 +53,101 @@ def to_json(answer: BaseModel) -> str:
     return answer.model_dump_json(exclude_unset=True)
 
 
-async def whole_answer(generation: Generation, shape: AnswerShape) -> BaseModel:
-    """Wait for the end. Raises GenerationFailedError."""
-    text = ""
+async def whole_answer(generation: Generation, plan: AnswerPlan) -> BaseModel:
+    """Wait for the end of every choice. Raises what `failure_of` tells of a failure."""
+    answers: dict[int, Delta] = {}
+    ended = 0
+    while ended < len(generation.sequences):
+        for number, delta in (await generation.next()).items():
+            answers[number] = answers[number] + delta if number in answers else delta
+            if delta.error is not None:
+                raise failure_of(delta)
+            ended += delta.finish_reason is not None
+    choices = []
+    for index, number in enumerate(_returned(answers, plan)):
+        writer = plan.shape.writer(generation.sequences[number])
+        text, logprobs = writer.write(answers[number])
+        choices.append(plan.shape.choice(index, text, logprobs, _finish_name(answers[number])))
+    num_generated = sum(answer.num_tokens for answer in answers.values())
+    head = plan.head(generation.sequences[0].model)
+    return plan.shape.whole(head, choices, _usage(generation, plan, num_generated))
+
+
+async def answer_events(generation: Generation, plan: AnswerPlan) -> AsyncGenerator[bytes, None]:
+    """The events of a stream, `[DONE]` last; what comes at once is handed on in one piece.
+
+    A failure before the first event is raised, as `failure_of` tells it; a later one is an event
+    of its own.
+    """
+    pending = await generation.next()
+    _raise_first_failure(pending)
+    head = plan.head(generation.sequences[0].model)
+    chunks = plan.shape.chunks(head, null_usage=plan.include_usage)
+    writers = [plan.shape.writer(sequence) for sequence in generation.sequences]
+    events = [chunks.opening(number) for number in range(len(writers))]
+    num_generated, running = 0, len(writers)
     while True:
-        delta = await generation.next()
-        text += delta.text
-        if delta.error:
-            raise GenerationFailedError(delta.error)
-        if delta.finish_reason is not None:
-            finish_reason = _finish_name(delta.finish_reason)
-            return shape.whole(text, finish_reason, _usage(generation))
-
-
-async def answer_events(
-    generation: Generation, shape: AnswerShape, *, include_usage: bool
-) -> AsyncIterator[bytes]:
-    """The events of a stream, `[DONE]` last; a failure on the way is an event of its own."""
-    opening = shape.opening()
-    if opening is not None:
-        yield event(to_json(opening))
-    finish_reason = None
-    while finish_reason is None:
-        delta = await generation.next()
-        if delta.text:
-            yield event(to_json(shape.piece(delta.text)))
-        if delta.error:
-            body = error_body(500, delta.error, param=None, code=GenerationFailedError.code)
-            yield event(json.dumps(body))
+        for number, delta in pending.items():
+            events.append(_piece(chunks.piece, number, writers[number], delta))
+            num_generated += delta.num_tokens
+            if delta.error is not None:
+                yield b"".join([*events, _error_event(failure_of(delta)), DONE])
+                return
+            if delta.finish_reason is not None:
+                events.append(chunks.closing(number, _finish_name(delta)))
+                running -= 1
+        if not running:
             break
-        finish_reason = delta.finish_reason
+        yield b"".join(events)  # the first one even if empty: the answer has begun
+        events.clear()
+        pending = await generation.next()
+    if plan.include_usage:
+        events.append(chunks.usage(_usage(generation, plan, num_generated)))
+    yield b"".join([*events, DONE])
+
+
+def _piece(write: Any, number: int, writer: ChoiceWriter, delta: Delta) -> bytes:
+    text, logprobs = writer.write(delta)
+    if logprobs is not None:
+        piece: bytes = write(number, text, to_json(logprobs))
     else:
-        yield event(to_json(shape.closing(_finish_name(finish_reason))))
-        if include_usage:
-            yield event(to_json(shape.usage(_usage(generation))))
-    yield DONE
+        piece = write(number, text) if text else b""
+    return piece
 
 
-def _finish_name(reason: FinishReason) -> FinishName:
-    return "length" if reason is FinishReason.LENGTH else "stop"
+def _raise_first_failure(deltas: dict[int, Delta]) -> None:
+    for delta in deltas.values():
+        if delta.error is not None:
+            raise failure_of(delta)
 
 
-def _usage(generation: Generation) -> Usage:
-    num_prompt, num_generated = len(generation.sequence.prompt), generation.num_tokens
+def _returned(answers: dict[int, Delta], plan: AnswerPlan) -> list[int]:
+    """Numbers of the answers to return: of each prompt's candidates the n likeliest a token."""
+    if plan.candidates == plan.n:
+        return sorted(answers)
+    numbers: list[int] = []
+    for first in range(0, len(answers), plan.candidates):
+        group = range(first, first + plan.candidates)
+        numbers += sorted(group, key=lambda number: -_mean_logprob(answers[number]))[: plan.n]
+    return numbers
+
+
+def _mean_logprob(answer: Delta) -> float:
+    return sum(entry.logprob for entry in answer.logprobs) / max(1, len(answer.logprobs))
+
+
+def _finish_name(delta: Delta) -> FinishName:
+    return "length" if delta.finish_reason is FinishReason.LENGTH else "stop"
+
+
+def _error_event(error: PlatformError) -> bytes:
+    body = error_body(error.status_code, error.message, param=None, code=error.code)
+    return event(json.dumps(body))
+
+
+def _usage(generation: Generation, plan: AnswerPlan, num_generated: int) -> Usage:
+    prompts = [sequence.prompt for sequence in generation.sequences[:: plan.candidates]]
+    num_prompt = sum(map(len, prompts))
     return Usage(
         prompt_tokens=num_prompt,
         completion_tokens=num_generated,

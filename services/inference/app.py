@@ -14,6 +14,7 @@ from services.inference.health import PUBLIC_PATHS, health_router
 from services.inference.responses import ErrorBody
 from services.inference.routes import openai_router
 from services.inference.service import InferenceService
+from services.inference.tokenization import tokenization_router
 from shared.base.http_security import SecurityMiddleware
 from shared.base.openai_errors import render_openai_error
 from shared.base.settings import Settings
@@ -45,6 +46,7 @@ def create_app(service: InferenceService, settings: Settings) -> FastAPI:
     )
     install_error_handlers(app)
     app.include_router(openai_router(service))
+    app.include_router(tokenization_router(service))
     app.include_router(health_router(service))
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]  # as FastAPI advises
     app.add_middleware(

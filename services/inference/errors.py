@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from services.inference.failures import BegunError
 from shared.base.errors import PlatformError
 from shared.base.openai_errors import error_body, render_openai_error
 
@@ -30,6 +31,8 @@ async def _answer_platform_error(request: Request, error: Exception) -> Response
     if not isinstance(error, PlatformError):
         raise error
     status, headers, body = render_openai_error(error, request.state.request_id)
+    if isinstance(error, BegunError):
+        headers["x-should-retry"] = "false"  # OpenAI's clients repeat every 5xx otherwise
     return Response(body, status_code=status, headers=headers)
 
 

@@ -23,12 +23,24 @@ class Usage(Answer):
     total_tokens: int
 
 
+class CompletionLogprobs(Answer):
+    """Logprobs of a completion's tokens, one entry a token in each list."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    """By the model's own distribution; null for the first token of an echoed prompt."""
+    top_logprobs: list[dict[str, float] | None]
+    """The likeliest alternatives, and the token itself."""
+    text_offset: list[int]
+    """Where the token begins in the text, in characters."""
+
+
 class CompletionChoice(Answer):
     """The text of a completion, or a piece of it."""
 
     index: int = 0
     text: str
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
     finish_reason: FinishName | None = None
 
 
@@ -52,12 +64,34 @@ class AssistantMessage(Answer):
     refusal: None = None
 
 
+class TokenAlternative(Answer):
+    """A token and how likely it was by the model's own distribution."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    """Its UTF-8 bytes, which may be a part of a character."""
+
+
+class TokenLogprob(TokenAlternative):
+    """A token of the answer and the likeliest ones in its place."""
+
+    top_logprobs: list[TokenAlternative]
+
+
+class ChatLogprobs(Answer):
+    """Logprobs of a chat answer."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
 class ChatChoice(Answer):
     """A chat answer."""
 
     index: int = 0
     message: AssistantMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishName
 
 
@@ -85,7 +119,7 @@ class ChunkChoice(Answer):
 
     index: int = 0
     delta: ChatDelta
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishName | None = None
 
 
@@ -124,6 +158,23 @@ class ModelList(Answer):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class TokenizeAnswer(Answer):
+    """Token ids of a text or a conversation."""
+
+    count: int
+    max_model_len: int
+    """Longest prompt plus answer, in tokens."""
+    tokens: list[int]
+    token_strs: list[str] | None = None
+    """Each token as text, if that was asked for."""
+
+
+class DetokenizeAnswer(Answer):
+    """The text of token ids."""
+
+    prompt: str
 
 
 class ErrorDetail(Answer):

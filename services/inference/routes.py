@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Items
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from services.inference.answers import (
-    AnswerHead,
-    AnswerShape,
-    ChatShape,
-    CompletionShape,
-    answer_events,
-    to_json,
-    whole_answer,
-)
+from services.inference.answers import AnswerPlan, answer_events, to_json, whole_answer
 from services.inference.loaded_model import LoadedModel
 from services.inference.mailbox import Generation
-from services.inference.responses import (
-    ChatCompletion,
-    Completion,
-    ModelCard,
-    ModelList,
-)
-from services.inference.sampling import (
-    DEFAULT_COMPLETION_TOKENS,
-    chat_prompt,
-    completion_prompt,
-    resolve_sampling,
-)
+from services.inference.prompts import chat_prompt, completion_prompts
+from services.inference.responses import ChatCompletion, Completion, ModelCard, ModelList
+from services.inference.sampling import chat_sampling, completion_sampling, for_each_answer
 from services.inference.schemas import (
+    MAX_CHOICES,
     ChatCompletionRequest,
     CompletionRequest,
     SamplingRequest,
 )
-from services.inference.service import InferenceService
+from services.inference.service import Choice, InferenceService
+from services.inference.shapes import AnswerShape, ChatShape, CompletionShape
 from services.inference.streaming import EventStream, collect
 from shared.base.errors import InvalidInputError
 
@@ -70,16 +56,15 @@ def openai_router(service: InferenceService) -> APIRouter:
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Continue a text."""
         model = service.models.resolve(body.model)
-        prompt = completion_prompt(body, model)
-        sampling = resolve_sampling(
-            body,
-            model,
-            num_prompt_tokens=len(prompt),
-            max_tokens=body.max_tokens or max(DEFAULT_COMPLETION_TOKENS, body.min_tokens or 0),
-            end_ids=frozenset({model.tokenizer.end_id}),
-        )
-        shape = CompletionShape(_head(body, model, "cmpl"))
-        return await _answer(request, body, service.generate(model, prompt, sampling), shape)
+        plan = _completion_plan(body)
+        choices = [
+            (prompt, sampling)
+            for prompt in completion_prompts(body.prompt, model)
+            for sampling in for_each_answer(
+                completion_sampling(body, model, num_prompt_tokens=len(prompt)), plan.candidates
+            )
+        ]
+        return await _answer(service, request, body, model, choices, plan)
 
     @router.post(
         "/chat/completions",
@@ -91,57 +76,89 @@ def openai_router(service: InferenceService) -> APIRouter:
     async def chat(body: ChatCompletionRequest, request: Request) -> Response:
         """Answer the last message of a conversation."""
         model = service.models.resolve(body.model, prefer="finetune")
-        prompt, tokenizer = chat_prompt(body, model), model.tokenizer
-        sampling = resolve_sampling(
-            body,
-            model,
-            num_prompt_tokens=len(prompt),
-            max_tokens=body.max_completion_tokens or body.max_tokens,
-            end_ids=frozenset({tokenizer.end_id, tokenizer.user_id, tokenizer.assistant_id}),
+        prompt, n = chat_prompt(body.messages, model), body.n or 1
+        sampling = chat_sampling(body, model, num_prompt_tokens=len(prompt))
+        shape = ChatShape(
+            show_logprobs=bool(body.logprobs), show_stop=bool(body.include_stop_str_in_output)
         )
-        shape = ChatShape(_head(body, model, "chatcmpl"))
-        return await _answer(request, body, service.generate(model, prompt, sampling), shape)
+        choices = [(prompt, one) for one in for_each_answer(sampling, n)]
+        return await _answer(service, request, body, model, choices, _plan(body, shape, n, n))
 
     return router
 
 
 async def _answer(
-    request: Request, body: SamplingRequest, generation: Generation, shape: AnswerShape
+    service: InferenceService,
+    request: Request,
+    body: SamplingRequest,
+    model: LoadedModel,
+    choices: Items[Choice],
+    plan: AnswerPlan,
 ) -> Response:
-    model = generation.sequence.model
-    headers = {
-        "x-model-version": str(model.version),
-        "x-model-sha256": model.pointer.manifest_sha256,
-    }
+    if len(choices) > MAX_CHOICES:
+        raise InvalidInputError(
+            f"{len(choices)} answers are asked for; a request may have {MAX_CHOICES}.",
+            code="invalid_value",
+            pointer="/n",
+        )
+    generation = service.generate(model, choices, stream=bool(body.stream))
     if body.stream:
-        events = answer_events(generation, shape, include_usage=_includes_usage(body))
-        return EventStream(events, headers=headers, on_end=generation.close)
+        return EventStream(
+            answer_events(generation, plan),
+            headers=lambda: _headers(generation),
+            on_end=generation.close,
+            seconds=service.longest_stream_seconds,
+        )
     try:
-        answer = await collect(request, whole_answer(generation, shape))
+        answer = await collect(request, whole_answer(generation, plan))
     finally:
         generation.close()
     if answer is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
+    headers = _headers(generation)
     return Response(to_json(answer), media_type="application/json", headers=headers)
 
 
-def _head(body: SamplingRequest, model: LoadedModel, prefix: str) -> AnswerHead:
-    if body.stream_options is not None and not body.stream:
+def _headers(generation: Generation) -> dict[str, str]:
+    """Who answers; known when a sequence has begun."""
+    model = generation.sequences[0].model
+    return {
+        "x-model-version": str(model.version),
+        "x-model-sha256": model.pointer.manifest_sha256,
+    }
+
+
+def _completion_plan(body: CompletionRequest) -> AnswerPlan:
+    n = body.n or 1
+    candidates = n if body.best_of is None else body.best_of
+    if candidates < n or (body.stream and candidates > n):
+        reason = "is not possible with stream" if body.stream else f"is below n, which is {n}"
+        raise InvalidInputError(
+            f"best_of {candidates} {reason}.", code="invalid_value", pointer="/best_of"
+        )
+    shape = CompletionShape(
+        echo=bool(body.echo),
+        show_logprobs=body.logprobs is not None,
+        show_stop=bool(body.include_stop_str_in_output),
+    )
+    return _plan(body, shape, n, candidates)
+
+
+def _plan(body: SamplingRequest, shape: AnswerShape, n: int, candidates: int) -> AnswerPlan:
+    options = body.stream_options
+    if options is not None and not body.stream:
         raise InvalidInputError(
             "stream_options is only allowed with stream.",
             code="invalid_value",
             pointer="/stream_options",
         )
-    return AnswerHead(
-        prefix=prefix,
-        model=body.model or model.name,
-        system_fingerprint=model.fingerprint,
-        null_usage=_includes_usage(body),
+    return AnswerPlan(
+        shape=shape,
+        model=body.model,
+        n=n,
+        candidates=candidates,
+        include_usage=bool(options and options.include_usage),
     )
-
-
-def _includes_usage(body: SamplingRequest) -> bool:
-    return bool(body.stream and body.stream_options and body.stream_options.include_usage)
 
 
 def _card(model: LoadedModel) -> ModelCard:

@@ -7,11 +7,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 500
 MAX_SEED = 2**63
+MAX_LOGPROBS = 20
+MAX_BIASES = 1024
+MAX_STOP_TOKENS = 128
+MAX_CHOICES = 128
+"""Answers a request can ask for: prompts times n."""
+
+TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+Prompt = str | list[int] | list[str] | list[list[int]] | None
 
 
 def _check_stop(value: Any) -> Any:
@@ -28,15 +44,21 @@ def _check_stop(value: Any) -> Any:
 
 
 def _check_prompt(value: Any) -> Any:
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
-        value = value[0]
-    if value is None or isinstance(value, str):
+    if value is None or isinstance(value, str) or _is_ids(value):
         return value
-    if isinstance(value, list) and all(type(one) is int for one in value):
-        return value
-    if isinstance(value, list) and len(value) > 1:
-        raise ValueError("one prompt a request; send several requests for several prompts")
-    raise ValueError("must be a string or an array of token ids")
+    if not isinstance(value, list) or not (
+        all(isinstance(one, str) for one in value) or all(map(_is_ids, value))
+    ):
+        raise ValueError(
+            "must be a string, an array of token ids, or an array of several of either"
+        )
+    if len(value) > MAX_CHOICES:
+        raise ValueError(f"at most {MAX_CHOICES} prompts are allowed")
+    return value
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(one) is int for one in value)
 
 
 def _check_content(value: Any) -> Any:
@@ -85,7 +107,7 @@ class SamplingRequest(Request):
     stream_options: StreamOptions | None = None
     """Only with `stream`."""
     max_tokens: int | None = Field(None, ge=1)
-    """Tokens to generate at most. Completions: 16 by default; chat: what the context holds."""
+    """Tokens to generate at most; by default what the context holds."""
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     """0 is greedy; 1 by default."""
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
@@ -105,29 +127,40 @@ class SamplingRequest(Request):
     is being answered meanwhile."""
     stop: Annotated[str | list[str] | None, BeforeValidator(_check_stop)] = None
     """Strings that end the text and are not part of it."""
-    n: Annotated[int | None, _refuse_unless(1)] = None
-    """Only 1 answer a request."""
-    presence_penalty: Annotated[float | None, _refuse_unless(0.0)] = None
-    """Not supported: only 0."""
-    frequency_penalty: Annotated[float | None, _refuse_unless(0.0)] = None
-    """Not supported: only 0."""
-    logit_bias: Annotated[dict[str, float] | None, _refuse_unless({})] = None
-    """Not supported: only empty."""
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    """Answers to each prompt; 1 by default. With a seed, each is drawn with a seed of its own
+    that follows from it."""
+    presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    """Subtracted from the logits of tokens that the answer holds already; 0 by default."""
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    """Subtracted once for each time the answer holds the token already; 0 by default."""
+    repetition_penalty: float | None = Field(None, gt=0, le=100, allow_inf_nan=False)
+    """Divides the positive and multiplies the negative logits of tokens that prompt or answer
+    hold; 1 by default. Not OpenAI's."""
+    logit_bias: dict[TokenId, Bias] | None = Field(None, max_length=MAX_BIASES)
+    """Added to the logits of tokens, by id: -100 bans, 100 forces."""
+    stop_token_ids: list[int] | None = Field(None, max_length=MAX_STOP_TOKENS)
+    """More tokens that end the text and are not part of it. Not OpenAI's."""
+    include_stop_str_in_output: bool | None = None
+    """Show the stop string that ended the text. Not OpenAI's."""
 
 
 class CompletionRequest(SamplingRequest):
     """POST /v1/completions."""
 
-    prompt: Annotated[
-        str | list[int] | list[str] | list[list[int]] | None, BeforeValidator(_check_prompt)
-    ] = None
-    """Text, or token ids, or an array of one of these. None or "" begins a new document."""
-    echo: Annotated[bool | None, _refuse_unless(False)] = None
-    """Not supported: only false."""
-    logprobs: Annotated[int | None, _refuse_unless()] = None
-    """Not supported."""
-    best_of: Annotated[int | None, _refuse_unless(1)] = None
-    """Only 1."""
+    prompt: Annotated[Prompt, BeforeValidator(_check_prompt)] = None
+    """Text, or token ids, or an array of several of either; choices are numbered prompt by
+    prompt. None or "" begins a new document."""
+    max_tokens: int | None = Field(None, ge=0)
+    """Tokens to generate at most; 16 by default, and 0 only with `echo`."""
+    echo: bool | None = None
+    """Begin the text (and its logprobs) with the prompt."""
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    """Return each token's logprob and those of so many likeliest alternatives, all by the model's
+    own distribution: temperature, penalties and filters do not show in them."""
+    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    """Generate so many answers to each prompt and return the n likeliest a token. Not with
+    `stream`."""
     suffix: Annotated[str | None, _refuse_unless("")] = None
     """Not supported."""
 
@@ -136,7 +169,8 @@ class ChatMessage(Request):
     """One turn."""
 
     role: str = Field(max_length=50)
-    """`user` or `assistant`, in turns, the user first and last."""
+    """`user` or `assistant`, in turns, the user first and last. A `system` or `developer` text is
+    put before the next user's."""
     content: Annotated[str | list[dict[str, Any]], BeforeValidator(_check_content)]
     """Text, or an array of `{"type": "text", "text": ...}`."""
 
@@ -148,7 +182,39 @@ class ChatCompletionRequest(SamplingRequest):
     """The conversation; its last turn is the user's."""
     max_completion_tokens: int | None = Field(None, ge=1)
     """The newer name of max_tokens; wins if both are given."""
-    logprobs: Annotated[bool | None, _refuse_unless(False)] = None
-    """Not supported."""
+    logprobs: bool | None = None
+    """Return each token's logprob by the model's own distribution."""
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    """Return so many likeliest alternatives, too; needs `logprobs`."""
     tools: Annotated[list[dict[str, Any]] | None, _refuse_unless([])] = None
     """Not supported."""
+    response_format: Annotated[dict[str, Any] | None, _refuse_unless({"type": "text"})] = None
+    """Only text."""
+
+
+class TokenizeRequest(Request):
+    """POST /tokenize: a text, or a conversation."""
+
+    model: str | None = Field(None, max_length=200)
+    """Name of a published model; by default as for generating."""
+    prompt: str | None = None
+    """Text; special tokens in it are only text."""
+    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=4096)
+    """A conversation, in place of `prompt`."""
+    return_token_strs: bool | None = None
+    """Return each token as text, too."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("either prompt or messages must be given")
+        return self
+
+
+class DetokenizeRequest(Request):
+    """POST /detokenize."""
+
+    model: str | None = Field(None, max_length=200)
+    """Name of a published model; by default the newest."""
+    tokens: list[int] = Field(max_length=1 << 20)
+    """Token ids."""

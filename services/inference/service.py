@@ -11,7 +11,7 @@ from services.inference.detokenizer import Detokenizer
 from services.inference.engine import Engine
 from services.inference.loaded_model import LoadedModel
 from services.inference.loader import ModelLoader
-from services.inference.mailbox import Dispatcher, Generation, submit
+from services.inference.mailbox import Dispatcher, Generation
 from services.inference.metrics import Metrics
 from services.inference.registry import ModelRegistry
 from services.inference.runtime import Runtime
@@ -27,8 +27,14 @@ STEP_TOKENS = 512
 """Tokens computed in a step at most (more only if there are as many slots): bounds how long a
 prompt can hold up the others' next token."""
 POLL_SECONDS = 1.0
+SLOW_READER_SECONDS = 60.0
+"""How long after its last token a stream's reader may still be reading."""
 STALLED_SECONDS = 60.0
 """An engine whose loop has not come round for so long is taken for dead."""
+
+
+Choice = tuple[Items[int], SamplingParams]
+"""A prompt and how its continuation is chosen."""
 
 
 class InferenceService:
@@ -46,7 +52,10 @@ class InferenceService:
             num_slots=self._num_slots,
             token_budget=max(STEP_TOKENS, 2 * self._num_slots),
             max_waiting=settings.inference_queue,
+            max_waiting_tokens=settings.inference_queue_tokens,
         )
+        self._answer_seconds = settings.inference_answer_seconds
+        self._queue_seconds = settings.inference_queue_seconds
         self.engine = Engine(scheduler, self._dispatcher.deliver, self.metrics)
         self.watcher = ModelWatcher(
             store,
@@ -67,6 +76,11 @@ class InferenceService:
         beat_age = time.monotonic() - self.engine.last_beat
         return self.engine.is_running and beat_age < STALLED_SECONDS
 
+    @property
+    def longest_stream_seconds(self) -> float:
+        """How long a stream's reader may take: the longest answer and a little more."""
+        return self._answer_seconds + SLOW_READER_SECONDS
+
     def start(self) -> None:
         """Start engine, watcher and hints; on the event loop that will answer."""
         self._dispatcher.attach(asyncio.get_running_loop())
@@ -85,39 +99,27 @@ class InferenceService:
             await asyncio.gather(*(loop.run_in_executor(pool, stop) for stop in stops))
 
     def generate(
-        self, model: LoadedModel, prompt: Items[int], sampling: SamplingParams
-    ) -> Generation:
-        """Begin to generate. Raises QueueFullError and what else `Engine.submit` does."""
-        return self.generate_all(model, [prompt], sampling)[0]
-
-    def generate_all(
         self,
         model: LoadedModel,
-        prompts: Items[Items[int]],
-        sampling: SamplingParams,
+        choices: Items[Choice],
         *,
-        num_choices: int = 1,
-        seconds: float | None = None,
-        queue_seconds: float | None = None,
-    ) -> list[Generation]:
-        """Begin `num_choices` answers to each prompt, in this order: all of them, or none.
+        stream: bool,
+    ) -> Generation:
+        """Begin to generate choices, each a prompt and its parameters.
 
-        The first choice of each prompt has the seed of `sampling`, others have their own, derived
-        from it. `seconds` bounds the time to the last token, `queue_seconds` that to a slot.
-        Raises QueueFullError and what else `Engine.submit` does.
+        Raises QueueFullError and what else `Engine.submit` does; nothing has begun then.
         """
         now = time.monotonic()
         sequences = [
             Sequence(
                 model=model,
                 prompt=tuple(prompt),
-                sampling=sampling.for_choice(choice),
+                sampling=sampling,
                 detokenizer=Detokenizer(model.tokenizer.token_contents, sampling.stop),
                 capacity=model.context_length,
-                deadline=None if seconds is None else now + seconds,
-                start_deadline=None if queue_seconds is None else now + queue_seconds,
+                deadline=now + self._answer_seconds,
+                start_deadline=now + self._queue_seconds,
             )
-            for prompt in prompts
-            for choice in range(num_choices)
+            for prompt, sampling in choices
         ]
-        return submit(self.engine, self._dispatcher, sequences)
+        return Generation(self.engine, self._dispatcher, sequences, stream=stream)

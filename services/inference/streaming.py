@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
 from typing import TypeVar
 
 from fastapi import Request, Response
@@ -12,53 +12,52 @@ from starlette.types import Receive, Scope, Send
 
 Result = TypeVar("Result")
 
-DONE = b"data: [DONE]\n\n"
-
-
-def event(json_text: str) -> bytes:
-    """One server-sent event."""
-    return f"data: {json_text}\n\n".encode()
-
 
 class EventStream(Response):
     """Server-sent events. `on_end` runs in any case: at the end, on an error, on a disconnect.
 
-    Whether the client is there is watched all the time, not only when something is sent: a
-    request that waits for its slot must leave the queue with its client.
+    Nothing is sent before the first event is there: until then an error can still be an answer of
+    its own, and it is not known yet which version of the model will speak. Whether the client is
+    there is watched all the time, not only when something is sent: a request that waits for its
+    slot must leave the queue with its client.
     """
 
     def __init__(
         self,
-        events: AsyncIterator[bytes],
+        events: AsyncGenerator[bytes, None],
         *,
-        headers: Mapping[str, str],
+        headers: Callable[[], Mapping[str, str]],
         on_end: Callable[[], None],
+        seconds: float,
     ) -> None:
-        super().__init__(
-            media_type="text/event-stream",
-            headers={**headers, "cache-control": "no-cache", "x-accel-buffering": "no"},
-        )
+        """`headers` is asked at the first event; a client that has not read all of it after
+        `seconds` is cut off."""
+        super().__init__(media_type="text/event-stream")
         del self.headers["content-length"]
         self._events = events
+        self._late_headers = headers
         self._on_end = on_end
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the events or the client end."""
         try:
             with suppress(OSError):  # the server's word for a client that is gone
-                await unless_disconnected(receive, self._send_all(send))
+                await unless_disconnected(receive, self._send_all(send), seconds=self._seconds)
         finally:
             self._on_end()
 
     async def _send_all(self, send: Send) -> None:
-        start = {
-            "type": "http.response.start",
-            "status": self.status_code,
-            "headers": self.raw_headers,
-        }
-        await send(start)
-        async for chunk in self._events:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        async with aclosing(self._events) as events:
+            first = await anext(events)
+            more = {"cache-control": "no-cache", "x-accel-buffering": "no", **self._late_headers()}
+            self.headers.update(more)
+            start = {"type": "http.response.start", "headers": self.raw_headers}
+            await send({**start, "status": self.status_code})
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            async for chunk in events:
+                if chunk:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -67,12 +66,16 @@ async def collect(request: Request, work: Awaitable[Result]) -> Result | None:
     return await unless_disconnected(request.receive, work)
 
 
-async def unless_disconnected(receive: Receive, work: Awaitable[Result]) -> Result | None:
-    """Await `work`, cancelling it (and returning None) when the client hangs up first."""
+async def unless_disconnected(
+    receive: Receive, work: Awaitable[Result], *, seconds: float | None = None
+) -> Result | None:
+    """Await `work`, cancelling it (and returning None) when the client hangs up or time is up."""
     working = asyncio.ensure_future(work)
     listening = asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
-        await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {working, listening}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
         return working.result() if working.done() else None
     finally:
         working.cancel()

@@ -116,6 +116,12 @@ class Settings(BaseSettings):
     values, 7.9 MB for the reference preset in float32."""
     inference_queue: int = Field(256, ge=0, le=100_000)
     """Requests that may wait for a slot; more are answered 429."""
+    inference_queue_tokens: int = Field(131_072, ge=1)
+    """Prompt tokens that may wait for a slot; more are answered 429."""
+    inference_queue_seconds: float = Field(60.0, gt=0)
+    """A request that has no slot after so long is answered 429."""
+    inference_answer_seconds: float = Field(600.0, gt=0)
+    """An answer that is not whole after so long is ended with an error and its slot freed."""
 
     time_factor: float = Field(1.0, gt=0, le=1)
     """All lease, heartbeat, sweep and retry durations are multiplied by this; tests shrink it."""

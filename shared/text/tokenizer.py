@@ -112,6 +112,11 @@ class Tokenizer:
                 contents[index] = bytes(BYTE_OF_CHARACTER[character] for character in token)
         return tuple(contents)
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes of the longest token: no text has fewer tokens than its bytes over this."""
+        return max(map(len, self.token_contents))
+
     def token_bytes(self) -> list[int]:
         """Return how many UTF-8 bytes each id stands for; special tokens count nothing."""
         return [len(content) for content in self.token_contents]

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.inference.network import Network
+from services.inference.network import Network, PackedBatch
 from shared.contracts.manifest import MODEL_WEIGHTS
 from shared.contracts.serving import MODELS_INDEX_KEY
 from tests.integration.inference.conftest import Site, serve
@@ -189,24 +189,43 @@ def test_a_full_queue_is_429_with_retry_after(small_site: Site, brakes: threadin
     assert texts == {TOKENIZER.decode(greedy_without_cache(random_model(CONFIG), [5], 4))}
 
 
-def test_a_failure_of_the_engine_is_500_and_inside_a_stream_an_event(
+def test_a_failure_of_the_engine_is_500_and_in_a_stream_that_has_begun_an_event(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    forward, seen = Network.forward, threading.Event()
+
     def fail(*_: Any) -> None:
+        raise RuntimeError("no memory")
+
+    def fail_once_seen(self: Network, batch: PackedBatch, *more: Any) -> Any:
+        if int(batch.positions[0]) == 0:
+            return forward(self, batch, *more)
+        seen.wait(60)
         raise RuntimeError("no memory")
 
     with monkeypatch.context() as patch:
         patch.setattr(Network, "forward", fail)
         whole = site.http.post("/v1/completions", json=LONG)
-        stream = site.http.post("/v1/completions", json={**LONG, "stream": True})
+        early = site.http.post("/v1/completions", json={**LONG, "stream": True})
+        patch.setattr(Network, "forward", fail_once_seen)
+        body = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
+        with site.http.stream("POST", "/v1/chat/completions", json=body) as late:
+            pieces = late.iter_raw()
+            text = next(pieces)
+            seen.set()
+            text += b"".join(pieces)
     expected = {
         "message": "Computing the answer failed.",
         "type": "server_error",
         "param": None,
         "code": "generation_failed",
     }
-    assert (whole.status_code, whole.json()) == (500, {"error": expected})
-    error, done, end = stream.text.split("\n\n")
+    for response in (whole, early):
+        assert (response.status_code, response.json()) == (500, {"error": expected})
+        assert response.headers["x-should-retry"] == "false"
+    assert late.status_code == 200
+    opening, *_, error, done, end = text.decode().split("\n\n")
+    assert json.loads(opening.removeprefix("data: "))["choices"][0]["delta"]["role"] == "assistant"
     assert json.loads(error.removeprefix("data: ")) == {"error": expected}
     assert (done, end) == ("data: [DONE]", "")
     assert site.complete([5], max_tokens=3)["usage"]["completion_tokens"] == 3
