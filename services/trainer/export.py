@@ -10,6 +10,7 @@ from shared.contracts.manifest import ExportMeta
 from shared.contracts.names import ArtifactType
 from shared.contracts.progress import OutputLine, PhaseLine, ProgressMessage
 from shared.contracts.run_file import RunFile
+from shared.model.gguf import export_gguf
 from shared.model.huggingface import export_huggingface
 
 
@@ -25,7 +26,8 @@ def export(
     source = run.inputs["checkpoint"]
     temporary, final = run.outputs / ".export.tmp", run.outputs / "export"
     temporary.mkdir(parents=True)
-    export_huggingface(source.path, temporary, dtype=spec.dtype)
+    write = {"huggingface": export_huggingface, "gguf": export_gguf}[spec.format]
+    write(source.path, temporary, dtype=spec.dtype)
     publish(temporary, final)
     meta = ExportMeta(format=spec.format, checkpoint_id=source.id)
     name = f"{source.name} ({spec.format})"

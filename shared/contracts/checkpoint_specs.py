@@ -15,7 +15,7 @@ class ExportSpec(Spec):
 
     checkpoint: InputRef
     """What to export."""
-    format: Literal["huggingface"] = "huggingface"
-    """A folder that transformers, vLLM and llama.cpp's converter read."""
+    format: Literal["huggingface", "gguf"] = "huggingface"
+    """`huggingface`: a folder that transformers and vLLM read; `gguf`: a file for llama.cpp."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the exported weights."""

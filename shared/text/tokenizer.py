@@ -39,6 +39,14 @@ def _byte_level_alphabet() -> dict[str, int]:
 BYTE_OF_CHARACTER = _byte_level_alphabet()
 
 
+CHARACTER_OF_BYTE = {byte: character for character, byte in BYTE_OF_CHARACTER.items()}
+
+
+def written_bytes(content: bytes) -> str:
+    """How `tokenizer.json` writes the bytes of a token."""
+    return "".join([CHARACTER_OF_BYTE[byte] for byte in content])
+
+
 class Tokenizer:
     """A byte-level BPE whose first three ids are the platform's special tokens.
 
