@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
-from safetensors.torch import save_file
 
 from services.trainer.loop import Position
 from services.trainer.optim import restore_optimizer
@@ -29,7 +28,7 @@ from shared.contracts.manifest import (
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.names import FailureCode
 from shared.model.transformer import Transformer
-from shared.model.weights import fill_model, load_config, load_state
+from shared.model.weights import fill_model, load_config, load_state, write_tensors
 from shared.text.tokenizer import Tokenizer
 from shared.text.tokenizer_files import write_tokenizer_files
 
@@ -109,8 +108,8 @@ def write_checkpoint(
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(snapshot.weights, temporary / MODEL_WEIGHTS, metadata={"format": "pt"})
-    save_file(snapshot.optimizer_state, temporary / OPTIMIZER_WEIGHTS)
+    write_tensors(snapshot.weights, temporary / MODEL_WEIGHTS, metadata={"format": "pt"})
+    write_tensors(snapshot.optimizer_state, temporary / OPTIMIZER_WEIGHTS)
     (temporary / MODEL_CONFIG_JSON).write_text(config.model_dump_json(indent=2), "utf-8")
     (temporary / STATE_JSON).write_text(state.model_dump_json(indent=2), "utf-8")
     write_tokenizer_files(temporary, tokenizer, context_length=config.context_length)

@@ -91,7 +91,7 @@ class Meter:
     def __init__(self, machine: Machine, *, tokens: int, step: int) -> None:
         self._machine = machine
         self._tokens, self._step = tokens, step
-        self._since = self._last_progress = time.perf_counter()
+        self._since = time.perf_counter()
         self._data_seconds = self._stall_seconds = 0.0
 
     def take(self, tokens: int, step: int) -> dict[str, float]:
@@ -133,10 +133,18 @@ class Meter:
         if saving:
             self._stall_seconds += gone
 
-    def progress_due(self, seconds: float) -> bool:
-        """Whether the last sign of life is so long ago; then this is one."""
+
+class Pace:
+    """Says when the next sign of life is due, so that a fast loop does not tell of every turn."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.perf_counter()
+
+    def due(self) -> bool:
+        """Whether the last one is so long ago; then this is one."""
         now = time.perf_counter()
-        due = now - self._last_progress >= seconds
+        due = now - self._last >= self._seconds
         if due:
-            self._last_progress = now
+            self._last = now
         return due

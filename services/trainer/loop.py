@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from services.trainer.data import Batch, DataOrder, TrainingData
-from services.trainer.gauge import Machine, Meter
+from services.trainer.gauge import Machine, Meter, Pace
 from services.trainer.guard import FiniteGuard, Skips
 from services.trainer.optim import set_rate
 from services.trainer.plan import Plan
@@ -108,6 +108,7 @@ class Trainer:
         self._guard = FiniteGuard(device)
         self._rolled_back: Skips | None = None
         self._saved_step = -1
+        self._pace = Pace(PROGRESS_SECONDS)
         self._meter = Meter(machine, tokens=position.tokens, step=position.step)
 
     def run(self) -> Outcome:
@@ -173,6 +174,7 @@ class Trainer:
             loss = self._loss(batch) / counted
             loss.backward()  # type: ignore[no-untyped-call]
             step_loss += loss.detach()
+            self._show_life()
         self._update(step_loss)
         self.position.step += 1
         self.position.sequences += len(rows)
@@ -228,8 +230,13 @@ class Trainer:
         step, last = self.position.step, self.position.step == self._plan.total_steps
         if step % self._plan.log_interval == 0 or last:
             self._log()
-        if self._meter.progress_due(PROGRESS_SECONDS) or last:
-            self._hooks.report(ProgressLine(step=step, total_steps=self._plan.total_steps))
+        self._show_life(at_once=last)
+
+    def _show_life(self, *, at_once: bool = False) -> None:
+        """A step can take minutes; after each micro-batch it can be seen that nothing hangs."""
+        if self._pace.due() or at_once:
+            step, total_steps = self.position.step, self._plan.total_steps
+            self._hooks.report(ProgressLine(step=step, total_steps=total_steps))
 
     def _log(self) -> None:
         self._look()

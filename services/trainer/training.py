@@ -28,8 +28,8 @@ from services.trainer.device import (
     wants_compile,
 )
 from services.trainer.evaluate import Evaluator, greedy_samples
-from services.trainer.gauge import Machine
-from services.trainer.loop import Hooks, Outcome, Position, Trainer
+from services.trainer.gauge import Machine, Pace
+from services.trainer.loop import PROGRESS_SECONDS, Hooks, Outcome, Position, Trainer
 from services.trainer.material import Material, finetuning, pretraining
 from services.trainer.optim import make_optimizer
 from services.trainer.plan import Plan, make_plan
@@ -41,6 +41,7 @@ from shared.contracts.progress import (
     CheckpointLine,
     NoticeLine,
     PhaseLine,
+    ProgressLine,
     ProgressMessage,
     SampleLine,
 )
@@ -284,10 +285,19 @@ def _evaluation(session: Session) -> Callable[[int], dict[str, float] | None]:
     prompts = [material.encode_prompt(prompt) for prompt in spec.sample_prompts]
 
     def evaluate(step: int) -> dict[str, float] | None:
+        pace = Pace(PROGRESS_SECONDS)
+
+        def interrupted() -> bool:
+            """Asked before each window, which thereby is a sign of life."""
+            if pace.due():
+                outside.report(ProgressLine(step=step, total_steps=session.plan.total_steps))
+            return outside.interruption.stopping()
+
         outside.report(PhaseLine(phase="evaluating"))
-        metrics = evaluator(material.model, interrupted=outside.interruption.stopping)
+        metrics = evaluator(material.model, interrupted=interrupted)
         if metrics is None:
             return None
+        outside.report(PhaseLine(phase="sampling"))
         texts = greedy_samples(
             material.model,
             prompts,

@@ -103,6 +103,8 @@ class JobRow(Base):
     name: Mapped[str]
     queue: Mapped[Queue] = mapped_column(_text_enum(Queue, 30))
     priority: Mapped[int] = mapped_column(default=0)
+    owner: Mapped[str] = mapped_column(default="", server_default="")
+    """On whose behalf it runs; limits count by it."""
     state: Mapped[JobState] = mapped_column(_text_enum(JobState, 20))
     desired: Mapped[Desired] = mapped_column(_text_enum(Desired, 10), default=Desired.RUN)
 
@@ -264,6 +266,8 @@ class CheckpointRow(Base):
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]
     """Set when retention has given it up; its objects go right after."""
+    damaged_at: Mapped[datetime | None]
+    """Set when its bytes in the store were not what its manifest says: nothing resumes from it."""
 
 
 class ModelRow(Base):

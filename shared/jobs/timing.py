@@ -30,6 +30,8 @@ RETRY_FIRST_SECONDS = 1.0
 """Before the first repetition while the database or the object store is away; then it doubles."""
 RETRY_LAST_SECONDS = 30.0
 """The longest pause between two repetitions."""
+FULL_STORE_SECONDS = 900.0
+"""A job whose results find no room for this long has failed: a full store does not empty itself."""
 CANCEL_GRACE_SECONDS = 30.0
 """A cancelled process that is still there after this long is killed."""
 DRAIN_GRACE_SECONDS = 90.0
@@ -37,8 +39,10 @@ DRAIN_GRACE_SECONDS = 90.0
 PAUSE_GRACE_SECONDS = 600.0
 """The same when the owner pauses the job."""
 SILENCE_SECONDS = 120.0
-"""A training process may be silent this long at least, and five usual gaps between lines."""
+"""A process that trains or evaluates may be silent this long, and five usual gaps between lines."""
+COMPILE_SILENCE_SECONDS = 1200.0
+"""The same in the phase `compile`, which has nothing to tell until it is over."""
 LONG_SILENCE_SECONDS = 1800.0
-"""The same in every phase but training: loading, compiling, learning merges, evaluating."""
+"""The same in every other phase: loading, learning merges, sampling."""
 ALIVE_SECONDS = 5.0
 """Between a worker's touches of its file of life."""

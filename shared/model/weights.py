@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,7 +25,23 @@ def save_weights(model: Transformer, path: Path, *, as_type: dtype = float32) ->
         name: tensor.detach().to("cpu", as_type).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    save_file(state, path, metadata={"format": "pt"})
+    write_tensors(state, path, metadata={"format": "pt"})
+
+
+def write_tensors(
+    tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file. Raises OSError with its number when the disk is full.
+
+    The library reports every failure as its own error, with the number in the text alone.
+    """
+    try:
+        save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    except SafetensorError as error:
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if f"(os error {number})" in str(error):
+                raise OSError(number, "the disk is full", str(path)) from error
+        raise
 
 
 def load_state(path: Path) -> dict[str, Tensor]:

@@ -21,12 +21,16 @@ from urllib3.exceptions import HTTPError
 
 from shared.base.errors import InvalidInputError, NotFoundError, PlatformError, UnavailableError
 from shared.base.files import CHUNK_BYTES
+from shared.contracts.names import FailureCode
 
 PART_BYTES = 16 << 20
 """Larger files go up in parts of this size, three at a time."""
 _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 60.0
 _PRESIGNED_FOR = timedelta(minutes=5)
+_FULL_CODES = frozenset(
+    {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "QuotaExceeded"}
+)
 _CREDENTIAL_CODES = frozenset(
     {"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidSecurity"}
 )
@@ -185,6 +189,8 @@ class S3Store:
             return self._refusal(HTTPStatus.NOT_FOUND, key)
         if error.code in _CREDENTIAL_CODES:
             return self._refusal(HTTPStatus.FORBIDDEN, key)
+        if error.code in _FULL_CODES:
+            return self._refusal(HTTPStatus.INSUFFICIENT_STORAGE, key)
         return UnavailableError(
             f"The S3 server {self._endpoint} refused {key!r}: {error.code}, {error.message}.",
             code="storage",
@@ -199,6 +205,12 @@ class S3Store:
                 f"{self.bucket!r}.",
                 code="storage_credentials",
                 hint="Check RYANGPT_S3_ACCESS_KEY and RYANGPT_S3_SECRET_KEY.",
+            )
+        if status == HTTPStatus.INSUFFICIENT_STORAGE:
+            return UnavailableError(
+                f"The S3 server {self._endpoint} has no room for {key!r}.",
+                code=FailureCode.STORAGE_FULL,
+                hint="Free some space on it, or raise the bucket's quota.",
             )
         return UnavailableError(
             f"The S3 server {self._endpoint} answered {int(status)} for {key!r}.", code="storage"

@@ -73,11 +73,37 @@ def best_checkpoint(session: Session, job_id: str) -> CheckpointRow | None:
             CheckpointRow.job_id == job_id,
             CheckpointRow.best,
             CheckpointRow.deleted_at.is_(None),
+            CheckpointRow.damaged_at.is_(None),
         )
         .order_by(CheckpointRow.id.desc())
         .limit(1)
     )
     return session.scalars(query).one_or_none()
+
+
+def newest_sound_checkpoint(session: Session, job_id: str) -> CheckpointRow | None:
+    """The newest checkpoint of a job that is there and not known to be damaged."""
+    query = (
+        select(CheckpointRow)
+        .where(
+            CheckpointRow.job_id == job_id,
+            CheckpointRow.deleted_at.is_(None),
+            CheckpointRow.damaged_at.is_(None),
+        )
+        .order_by(CheckpointRow.id.desc())
+        .limit(1)
+    )
+    return session.scalars(query).one_or_none()
+
+
+def mark_damaged(session: Session, checkpoint_id: str, now: datetime) -> None:
+    """Let nothing resume from this checkpoint any more."""
+    session.execute(
+        update(CheckpointRow)
+        .where(CheckpointRow.id == checkpoint_id)
+        .values(damaged_at=now)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def mark_deleted(session: Session, checkpoint_ids: Collection[str], now: datetime) -> None:

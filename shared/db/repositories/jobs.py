@@ -6,7 +6,7 @@ Changes of state are in `transitions`; when they are made is the business of `sh
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -66,11 +66,18 @@ def next_claimable(session: Session, queue: Queue) -> JobRow | None:
     return session.scalars(_fresh(query).with_for_update(skip_locked=True)).one_or_none()
 
 
-def expired_jobs(session: Session, now: datetime) -> Sequence[JobRow]:
-    """Running jobs whose lease ended before `now`, locked; those that are locked are left out."""
+def expired_jobs(session: Session, now: datetime, lease: timedelta) -> Sequence[JobRow]:
+    """Running jobs whose lease ended before `now`, locked; those that are locked are left out.
+
+    A lease that ends later than any can was given before the clock was set back, and not renewed
+    since.
+    """
     query = (
         select(JobRow)
-        .where(JobRow.state == JobState.RUNNING, JobRow.lease_expires_at < now)
+        .where(
+            JobRow.state == JobState.RUNNING,
+            or_(JobRow.lease_expires_at < now, JobRow.lease_expires_at > now + 2 * lease),
+        )
         .order_by(JobRow.id)
     )
     return session.scalars(_fresh(query).with_for_update(skip_locked=True)).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
@@ -37,15 +37,25 @@ def delete_silent_workers(session: Session, *, seen_before: datetime) -> None:
 
 
 def take_leadership(
-    session: Session, name: str, owner: str, *, now: datetime, expires_at: datetime
+    session: Session, name: str, owner: str, *, now: datetime, lease: timedelta
 ) -> int | None:
-    """Become the leader if there is none or its lease has ended; return the leader token."""
+    """Become the leader if there is none or its lease has ended; return the leader token.
+
+    A lease that ends later than any can was given before the clock was set back.
+    """
     first = {"name": name, "owner": "", "token": 0, "expires_at": now}
     insert_unless_present(session, LeaderRow, [first])
     return session.scalars(
         update(LeaderRow)
-        .where(LeaderRow.name == name, or_(LeaderRow.expires_at <= now, LeaderRow.owner == ""))
-        .values(owner=owner, token=LeaderRow.token + 1, expires_at=expires_at)
+        .where(
+            LeaderRow.name == name,
+            or_(
+                LeaderRow.expires_at <= now,
+                LeaderRow.expires_at > now + 2 * lease,
+                LeaderRow.owner == "",
+            ),
+        )
+        .values(owner=owner, token=LeaderRow.token + 1, expires_at=now + lease)
         .returning(LeaderRow.token)
         .execution_options(synchronize_session=False)
     ).one_or_none()

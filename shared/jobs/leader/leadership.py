@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
@@ -10,14 +12,27 @@ from shared.db.repositories import workers
 from shared.db.session import database_now
 
 LEADER_NAME = "sweeps"
+CLOCK_SLACK = timedelta(seconds=2)
+"""The database's clock and ours may drift this far apart between two contacts."""
 
 
 class Leadership:
-    """One candidate's view of the lease. All times are the database's. Not thread-safe."""
+    """One candidate's view of the lease. All times are the database's. Not thread-safe.
 
-    def __init__(self, owner: str, *, lease_seconds: float) -> None:
+    `elapsed` is a clock that nobody sets: against it a step of the database's clock is seen.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        *,
+        lease_seconds: float,
+        elapsed: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._owner = owner
         self._lease = timedelta(seconds=lease_seconds)
+        self._elapsed = elapsed
+        self._last_elapsed = 0.0
         self._token: int | None = None
         self._since: datetime | None = None
         self._last_contact: datetime | None = None
@@ -32,7 +47,7 @@ class Leadership:
 
         Until the commit nobody else can take the lease. Returns False when somebody else leads.
         """
-        now = database_now(session)
+        now, elapsed = database_now(session), self._elapsed()
         expires_at = now + self._lease
         if self._token is not None and not workers.renew_leadership(
             session, LEADER_NAME, self._owner, self._token, expires_at=expires_at
@@ -41,21 +56,28 @@ class Leadership:
         if self._token is None:
             self._since = None
             self._token = workers.take_leadership(
-                session, LEADER_NAME, self._owner, now=now, expires_at=expires_at
+                session, LEADER_NAME, self._owner, now=now, lease=self._lease
             )
         if self._token is None:
             return False
-        slept = self._last_contact is not None and now - self._last_contact > self._lease
-        if self._since is None or slept:
+        if self._since is None or self._is_broken(now, elapsed):
             self._since = now
-        self._last_contact = now
+        self._last_contact, self._last_elapsed = now, elapsed
         return True
+
+    def _is_broken(self, now: datetime, elapsed: float) -> bool:
+        """Whether more has happened since the last contact than time passing by."""
+        if self._last_contact is None:
+            return True
+        passed = now - self._last_contact
+        own = timedelta(seconds=elapsed - self._last_elapsed)
+        return passed > self._lease or abs(passed - own) > CLOCK_SLACK
 
     def unbroken_seconds(self) -> float:
         """How long this candidate has led without losing sight of the database.
 
-        A gap longer than the leader's lease (an outage, a sleeping laptop, a clock set forward)
-        starts the count anew: nobody is declared dead for what the gap hid.
+        A gap longer than the leader's lease (an outage, a sleeping laptop) and a clock that was
+        set start the count anew: nobody is declared dead for what they hid.
         """
         if self._since is None or self._last_contact is None:
             return 0.0

@@ -142,7 +142,7 @@ class LeaderLoop:
             led_before = self._leadership.held
             leads = self._leadership.hold(session)
             reaped = (
-                reap_expired(session, database_now(session))
+                reap_expired(session, database_now(session), lease_seconds=lease_seconds)
                 if leads and self._leadership.unbroken_seconds() >= lease_seconds
                 else []
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +25,8 @@ from shared.jobs.life.inputs import load_metas
 
 REUSABLE_KINDS = frozenset({JobKind.INGEST, JobKind.TOKENIZE, JobKind.EXPORT})
 """Jobs whose outputs follow from spec, inputs and code alone."""
+PYTHON_SOURCES = frozenset({"python_docs", "python_qa"})
+"""Ingest sources that come with the interpreter."""
 OPEN_STATES = frozenset({JobState.WAITING, JobState.PAUSED})
 
 
@@ -115,7 +118,8 @@ def reuse_earlier(session: Session, row: JobRow, now: datetime) -> JobRow | None
 def reuse_key(session: Session, row: JobRow) -> str:
     """Digest of everything a data job's outputs follow from.
 
-    An upload counts by its content, so that the same file sent twice is the same input.
+    An upload counts by its content, so that the same file sent twice is the same input; what is
+    read from Python's own documentation counts by Python's version.
     """
     spec_type = SPEC_OF_KIND[row.kind]
     inputs = dict(row.resolved_inputs)
@@ -128,6 +132,8 @@ def reuse_key(session: Session, row: JobRow) -> str:
         "inputs": inputs,
         "code_version": row.code_version,
     }
+    if row.spec.get("source") in PYTHON_SOURCES:
+        document["python"] = platform.python_version()
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 

@@ -27,6 +27,7 @@ from shared.db.values import clean_text
 from shared.jobs.life.binding import bind_children, cancel_children, error_details
 from shared.jobs.life.fence import lease_lost, lock_held
 from shared.jobs.life.outputs import FinishedOutput, add_outputs
+from shared.jobs.timing import LEASE_SECONDS
 
 MAX_STALLS = 3
 """Attempts in a row without a new checkpoint after which a job has failed."""
@@ -133,6 +134,27 @@ def park(session: Session, job_id: str, token: int) -> JobRow:
     return requeue(session, job_id, token)
 
 
+def forsake_checkpoint(
+    session: Session, job_id: str, token: int, *, checkpoint_id: str, message: str
+) -> JobRow:
+    """Give back a job whose last checkpoint is damaged: it goes on from the one before.
+
+    No stall: there are only so many checkpoints, and each can be forsaken once.
+    """
+    held = lock_held(session, job_id, token)
+    now = database_now(session)
+    checkpoints.mark_damaged(session, checkpoint_id, now)
+    sound = checkpoints.newest_sound_checkpoint(session, job_id)
+    return _leave(
+        session,
+        held,
+        STATE_WHEN_INTERRUPTED[held.desired],
+        now,
+        details={"reason": clean_text(message), "damaged_checkpoint": checkpoint_id},
+        values={"last_checkpoint_id": None if sound is None else sound.id},
+    )
+
+
 def cancelled(session: Session, job_id: str, token: int) -> JobRow:
     """End a job whose process has obeyed a cancel, and cancel the jobs that wait for it."""
     held = lock_held(session, job_id, token)
@@ -156,12 +178,14 @@ def stall(
     return _stall(session, held, database_now(session), code=code, message=message, hint=hint)
 
 
-def reap_expired(session: Session, now: datetime) -> list[str]:
+def reap_expired(
+    session: Session, now: datetime, *, lease_seconds: float = LEASE_SECONDS
+) -> list[str]:
     """Take running jobs from workers whose lease has ended before `now`; return their ids.
 
     Only the leader does this, after one whole lease of unbroken contact with the database.
     """
-    reaped = jobs.expired_jobs(session, now)
+    reaped = jobs.expired_jobs(session, now, timedelta(seconds=lease_seconds))
     for row in reaped:
         _stall(
             session,

@@ -19,10 +19,11 @@ def checkpoints_to_delete(
     """The checkpoints of one run that nothing holds; pure.
 
     `present` is in the order of commits. The last `keep_last` stay, the newest best one, the final
-    ones and all whose ids are `needed`.
+    ones and all whose ids are `needed`. Damaged ones count for nothing.
     """
-    best = [row.id for row in present if row.best][-1:]
-    last = [row.id for row in present[-keep_last:]]
+    sound = [row for row in present if row.damaged_at is None]
+    best = [row.id for row in sound if row.best][-1:]
+    last = [row.id for row in sound[-keep_last:]]
     kept = {*best, *last, *needed}
     return [row for row in present if row.id not in kept and not row.final]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from shared.base.errors import NotFoundError
+from shared.base.errors import IntegrityError, NotFoundError
 from shared.base.files import fsync_folder
 from shared.base.ids import IdPrefix, is_id
 from shared.base.settings import Settings
@@ -43,6 +43,10 @@ ROLES_OF_FIELD: dict[tuple[JobKind, str], tuple[FileRole, ...]] = {
 }
 """Inputs of which only some files are fetched."""
 RESUME_FIELD = "resume_from"
+
+
+class DamagedCheckpointError(IntegrityError):
+    """The checkpoint to resume from is not what its row says, read twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,16 +101,27 @@ class InputFetcher:
     def fetch(self, kind: JobKind, ids: Mapping[str, str], resume_id: str | None) -> FetchedInputs:
         """Bring every input (`ids` by spec field) and the checkpoint to resume from.
 
-        Raises NotFoundError or IntegrityError for an input that is gone or damaged, and
-        AbandonedError when nobody waits any more.
+        Raises NotFoundError or IntegrityError for an input that is gone or damaged (of these,
+        DamagedCheckpointError for the checkpoint), AbandonedError when nobody waits any more.
         """
         inputs = {
             field: self._outlast(artifact_id, ROLES_OF_FIELD.get((kind, field), ()))
             for field, artifact_id in ids.items()
             if field != RESUME_FIELD
         }
-        resume = self._outlast(resume_id, ()).path if resume_id else None
+        resume = self._fetch_resume(resume_id) if resume_id else None
         return FetchedInputs(inputs=inputs, resume=resume)
+
+    def _fetch_resume(self, checkpoint_id: str) -> Path:
+        """A second reading tells damage in the store from damage on the way."""
+        try:
+            return self._outlast(checkpoint_id, ()).path
+        except IntegrityError as error:
+            logger.warning("Checkpoint %s is read again: %s", checkpoint_id, error.message)
+        try:
+            return self._outlast(checkpoint_id, ()).path
+        except IntegrityError as error:
+            raise DamagedCheckpointError(error.message) from error
 
     def _outlast(self, artifact_id: str, roles: tuple[FileRole, ...]) -> RunInput:
         if self.abandoned.is_set():

@@ -26,7 +26,7 @@ from shared.db.tables import JobRow
 from shared.jobs.life import lifecycle
 from shared.jobs.timing import RELAY_SECONDS
 from shared.jobs.worker.control import Control
-from shared.jobs.worker.fetching import InputFetcher
+from shared.jobs.worker.fetching import DamagedCheckpointError, InputFetcher
 from shared.jobs.worker.heartbeat import Heartbeat
 from shared.jobs.worker.job_process import ProcessEnd, run_process
 from shared.jobs.worker.relay import Announced, Relay
@@ -131,6 +131,11 @@ class Supervisor:
             if self.control.lost or self.control.requested is None:
                 raise
             return self._interrupted(VERDICT_OF_STOP[self.control.requested])
+        except DamagedCheckpointError as error:
+            return self._without_checkpoint(error)
+        except JobFailedError as error:
+            code = FailureCode(error.code)
+            return self._bound(lifecycle.fail, code=code, message=error.message, hint=error.hint)
         except PlatformError as error:
             return self._bound(lifecycle.stall, message=error.message, hint=error.hint)
         except Exception as error:
@@ -230,6 +235,15 @@ class Supervisor:
         if verdict is Verdict.CANCELLED:
             return self._bound(lifecycle.cancelled)
         return self._bound(lifecycle.park if verdict is Verdict.PAUSED else lifecycle.requeue)
+
+    def _without_checkpoint(self, error: DamagedCheckpointError) -> Ending:
+        """Fall back on an earlier checkpoint; one of another job has none before it here."""
+        damaged = self._job.last_checkpoint_id
+        if damaged is None:
+            return self._bound(lifecycle.stall, message=error.message, hint=error.hint)
+        message = f"The last checkpoint is damaged, an earlier one is used. {error.message}"
+        logger.error("%s", message)
+        return self._bound(lifecycle.forsake_checkpoint, checkpoint_id=damaged, message=message)
 
     def _disk_full(self) -> Ending:
         return self._bound(

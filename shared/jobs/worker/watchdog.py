@@ -9,10 +9,11 @@ from statistics import median
 
 from shared.base.settings import Settings
 from shared.contracts.progress import PhaseLine, ProgressMessage
-from shared.jobs.timing import LONG_SILENCE_SECONDS, SILENCE_SECONDS
+from shared.jobs.timing import COMPILE_SILENCE_SECONDS, LONG_SILENCE_SECONDS, SILENCE_SECONDS
 
-TRAINING_PHASE = "training"
-"""The phase in which lines come at a regular pace."""
+PACED_PHASES = frozenset({"training", "evaluating"})
+"""Phases in which lines come at a regular pace: with micro-batches, with evaluation windows."""
+COMPILE_PHASE = "compile"
 GAPS_KEPT = 20
 GAPS_NEEDED = 3
 """With fewer gaps seen there is no usual one."""
@@ -38,7 +39,7 @@ class Watchdog:
         now = self._clock()
         if isinstance(line, PhaseLine):
             self._phase = line.phase
-        elif self._phase == TRAINING_PHASE:
+        elif self._phase in PACED_PHASES:
             self._gaps.append(now - self._last_line)
         self._last_line = self._last_look = now
         self.silence = 0.0
@@ -46,7 +47,9 @@ class Watchdog:
     @property
     def budget(self) -> float:
         """Seconds of silence that are all right now."""
-        if self._phase != TRAINING_PHASE or len(self._gaps) < GAPS_NEEDED:
+        if self._phase == COMPILE_PHASE:
+            return self._settings.seconds(COMPILE_SILENCE_SECONDS)
+        if self._phase not in PACED_PHASES or len(self._gaps) < GAPS_NEEDED:
             return self._settings.seconds(LONG_SILENCE_SECONDS)
         usual = GAP_FACTOR * median(self._gaps)
         return max(usual, self._settings.seconds(SILENCE_SECONDS))

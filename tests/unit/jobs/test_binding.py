@@ -222,3 +222,16 @@ def test_a_paused_child_is_bound_but_does_not_start(database: Database) -> None:
         child = get_job(session, child_id)
         assert (child.state, child.resolved_inputs) == (JobState.PAUSED, done.outputs)
         assert requests.request_resume(session, child_id).state is JobState.QUEUED
+
+
+def test_documentation_of_another_python_is_another_input(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_job = {"kind": "ingest", "spec": {"source": "text"}}
+    with database.transaction() as session:
+        upload_job["spec"]["upload"] = add_ready_upload(session)  # type: ignore[index]
+        for document in (INGEST, upload_job):
+            finish(session, submit(session, document), dataset_meta())
+        monkeypatch.setattr(binding.platform, "python_version", lambda: "3.12.99")
+        states = [submit(session, document).state for document in (INGEST, upload_job)]
+        assert states == [JobState.QUEUED, JobState.SUCCEEDED]

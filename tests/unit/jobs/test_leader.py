@@ -40,13 +40,25 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.passed = 0.0
 
     def __call__(self, session: Session) -> datetime:
         del session
         return self.now
 
+    def elapsed(self) -> float:
+        return self.passed
+
     def advance(self, seconds: float) -> None:
+        self.passed += seconds
+        self.set_by(seconds)
+
+    def set_by(self, seconds: float) -> None:
+        """Somebody sets it; no time passes."""
         self.now += timedelta(seconds=seconds)
+
+    def candidate(self, name: str) -> Leadership:
+        return Leadership(name, lease_seconds=15, elapsed=self.elapsed)
 
 
 class Bell:
@@ -108,7 +120,7 @@ def planned(database: Database) -> list[str]:
 
 
 def test_one_candidate_leads_until_its_lease_ends(database: Database, clock: Clock) -> None:
-    one, two = (Leadership(name, lease_seconds=15) for name in ("one", "two"))
+    one, two = map(clock.candidate, ("one", "two"))
     assert hold(database, one)
     assert not hold(database, two)
     clock.advance(14)
@@ -122,7 +134,7 @@ def test_one_candidate_leads_until_its_lease_ends(database: Database, clock: Clo
 
 
 def test_a_released_lead_is_free_at_once(database: Database, clock: Clock) -> None:
-    one, two = (Leadership(name, lease_seconds=15) for name in ("one", "two"))
+    one, two = map(clock.candidate, ("one", "two"))
     assert hold(database, one)
     with database.transaction() as session:
         one.release(session)
@@ -131,7 +143,7 @@ def test_a_released_lead_is_free_at_once(database: Database, clock: Clock) -> No
 
 
 def test_only_unbroken_leadership_counts(database: Database, clock: Clock) -> None:
-    leader = Leadership("one", lease_seconds=15)
+    leader = clock.candidate("one")
     assert leader.unbroken_seconds() == 0
     for _ in range(10):
         assert hold(database, leader)
@@ -146,6 +158,30 @@ def test_only_unbroken_leadership_counts(database: Database, clock: Clock) -> No
     leader.interrupt()  # the database was away
     assert hold(database, leader)
     assert leader.unbroken_seconds() == 0
+
+
+@pytest.mark.parametrize("step", [-3600, 3600, -5, 5])
+def test_a_clock_that_is_set_starts_the_count_anew(
+    database: Database, clock: Clock, step: float
+) -> None:
+    leader = clock.candidate("one")
+    for _ in range(3):
+        assert hold(database, leader)
+        clock.advance(5)
+    clock.set_by(step)
+    assert hold(database, leader)
+    assert leader.unbroken_seconds() == 0
+    clock.advance(5)
+    assert hold(database, leader)
+    assert leader.unbroken_seconds() == 5
+
+
+def test_a_clock_set_back_keeps_no_dead_leader_in_office(database: Database, clock: Clock) -> None:
+    dead, heir = map(clock.candidate, ("dead", "heir"))
+    assert hold(database, dead)
+    clock.set_by(-20)
+    assert hold(database, heir)
+    assert not hold(database, dead)
 
 
 def test_wake_ups_are_bounded_by_the_free_slots(database: Database) -> None:

@@ -10,10 +10,11 @@ import pytest
 from shared.base.errors import JobFailedError, LeaseLostError
 from shared.contracts.names import Desired, FailureCode, JobState, Queue
 from shared.contracts.progress import LogLine, PhaseLine
+from shared.contracts.views import EventType
 from shared.db.repositories.artifacts import get_artifact
 from shared.db.repositories.checkpoints import list_checkpoints
 from shared.db.repositories.jobs import get_job, list_jobs
-from shared.db.repositories.stream import read_events, read_logs
+from shared.db.repositories.stream import events_of_type, read_events, read_logs
 from shared.db.session import Database, database_now
 from shared.jobs.life import lifecycle, requests
 from shared.jobs.life.recorder import record
@@ -178,7 +179,7 @@ def test_only_expired_leases_are_reaped(database: Database) -> None:
         lost, kept = (claim_job(session, submit(session, INGEST)) for _ in range(2))
         now = database_now(session)
         assert lifecycle.reap_expired(session, now) == []
-        lifecycle.heartbeat(session, kept.id, 1, lease_seconds=1000)
+        lifecycle.heartbeat(session, kept.id, 1, lease_seconds=100)
         later = now + timedelta(seconds=60)
         assert lifecycle.reap_expired(session, later) == [lost.id]
         row = get_job(session, lost.id)
@@ -189,6 +190,32 @@ def test_only_expired_leases_are_reaped(database: Database) -> None:
             lifecycle.reap_expired(session, later)
         row = get_job(session, lost.id)
         assert (row.state, row.error_code) == (JobState.FAILED, "lost_worker")
+
+
+def test_a_lease_from_before_the_clock_was_set_back_has_expired(database: Database) -> None:
+    with database.transaction() as session:
+        submit(session, INGEST)
+        lost = claim_next(session)
+        now = database_now(session)
+        assert lifecycle.reap_expired(session, now - timedelta(seconds=40)) == []
+        assert lifecycle.reap_expired(session, now - timedelta(hours=1)) == [lost.id]
+
+
+def test_a_damaged_checkpoint_is_forsaken_for_the_one_before(database: Database) -> None:
+    with database.transaction() as session:
+        job = running_training(session)
+        sound, damaged = commit(session, job, 1), commit(session, job, 2)
+        row = lifecycle.forsake_checkpoint(
+            session, job.id, job.token, checkpoint_id=damaged.id, message="torn"
+        )
+        assert (row.state, row.stalls, row.last_checkpoint_id) == ("queued", 0, sound.id)
+        again = claim_job(session, row)
+        event = events_of_type(session, job.id, EventType.STATE)[-1]
+        assert (event.data["state"], event.data["resume_step"]) == ("running", 1)
+        row = lifecycle.forsake_checkpoint(
+            session, job.id, again.token, checkpoint_id=sound.id, message="torn too"
+        )
+        assert row.last_checkpoint_id is None
 
 
 def test_the_reaper_obeys_a_cancel_that_the_lost_worker_did_not(database: Database) -> None:

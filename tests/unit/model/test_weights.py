@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from shared.model.transformer import Transformer, initialize
 from shared.model.weights import load_model
 from tests.support.models import write_checkpoint
 
+ROOT = Path(__file__).parents[3]
 CONFIG = ModelConfig(
     vocab_size=300, context_length=32, num_layers=1, d_model=64, num_heads=2, d_ff=96
 )
@@ -81,3 +84,29 @@ def test_a_malformed_config_says_what_is_wrong(folder: Path) -> None:
     (folder / MODEL_CONFIG_JSON).write_text('{"d_model": 100, "num_heads": 4}')
     with pytest.raises(IntegrityError, match=r"does not describe a model: .*it must be one of"):
         load_model(folder)
+
+
+FULL_DISK = """
+import errno, sys, torch
+import subprocess
+import sys
+from pathlib import Path
+from shared.model.weights import write_tensors
+try:
+    write_tensors({"a": torch.zeros(1_000_000)}, Path(sys.argv[1]) / "weights")
+except OSError as error:
+    sys.exit(41 if error.errno == errno.ENOSPC else 1)
+"""
+
+
+def test_full_disk_is_an_os_error(tmp_path: Path) -> None:
+    """On a real disk of 1 MB, mounted in a namespace of its own."""
+    script = 'mount -t tmpfs -o size=1m tmpfs "$1" && exec "$2" -c "$3" "$1"'
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FULL_DISK]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("unshare is not installed")
+    if "unshare:" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+    assert done.returncode == 41, done.stderr

@@ -63,12 +63,26 @@ def test_other_phases_have_their_own_budget_and_no_part_in_the_usual_gap() -> No
     clock = Clock()
     watchdog = Watchdog(Settings(), clock)
     train_steps(watchdog, clock, [1, 1, 1])
-    watchdog.saw(PhaseLine(phase="evaluating"))
+    watchdog.saw(PhaseLine(phase="sampling"))
     assert watchdog.budget == 1800
+    watchdog.saw(PhaseLine(phase="compile"))
+    assert watchdog.budget == 1200
     clock.now += 1000
     watchdog.saw(ProgressLine(step=3, total_steps=100))
     watchdog.saw(PhaseLine(phase="training"))
     assert watchdog.budget == 120
+
+
+def test_evaluating_is_paced_as_training_is() -> None:
+    clock = Clock()
+    watchdog = Watchdog(Settings(), clock)
+    train_steps(watchdog, clock, [1, 1, 1])
+    watchdog.saw(PhaseLine(phase="evaluating"))
+    assert watchdog.budget == 120
+    for step in range(9):
+        clock.now += 50
+        watchdog.saw(ProgressLine(step=step, total_steps=100))
+    assert watchdog.budget == 250
 
 
 def test_time_in_which_we_slept_ourselves_hardly_counts() -> None:
