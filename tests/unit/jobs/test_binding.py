@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from sqlalchemy.orm import Session
 
 from shared.contracts.names import FailureCode, JobState
@@ -11,7 +12,7 @@ from shared.db.repositories.jobs import get_job
 from shared.db.repositories.stream import read_events
 from shared.db.session import Database
 from shared.db.tables import JobRow
-from shared.jobs.life import lifecycle, requests
+from shared.jobs.life import binding, lifecycle, requests
 from tests.support.rows import (
     INGEST,
     SHA_A,
@@ -227,9 +228,9 @@ def test_a_paused_child_is_bound_but_does_not_start(database: Database) -> None:
 def test_documentation_of_another_python_is_another_input(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upload_job = {"kind": "ingest", "spec": {"source": "text"}}
     with database.transaction() as session:
-        upload_job["spec"]["upload"] = add_ready_upload(session)  # type: ignore[index]
+        spec = {"source": "text", "upload": add_ready_upload(session)}
+        upload_job = {"kind": "ingest", "spec": spec}
         for document in (INGEST, upload_job):
             finish(session, submit(session, document), dataset_meta())
         monkeypatch.setattr(binding.platform, "python_version", lambda: "3.12.99")
