@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from shared.contracts.names import Desired, FailureCode, JobState, Queue
 from shared.jobs.life.lifecycle import reap_expired
 from shared.jobs.life.requests import request_cancel, request_pause, request_resume
 from shared.jobs.program import Stop
-from shared.jobs.worker import retries
 from shared.jobs.worker.supervisor import Supervisor
 from shared.jobs.worker.workshop import Place
 from shared.storage.local import LocalStore
@@ -273,48 +271,6 @@ def test_damaged_input_is_a_stall_that_names_it(bench: JobBench) -> None:
     assert reason == f"{key} has 5 bytes; its manifest says 2000."
 
 
-def test_damaged_checkpoint_gives_way_to_the_one_before(bench: JobBench) -> None:
-    job_id = bench.add_train_job(Script(steps=5, crash_at=4, patient=True))
-    assert bench.supervise().state is JobState.QUEUED
-    newest = bench.checkpoints(job_id)[-1]
-    bench.store.put_bytes(f"{newest.prefix}model.safetensors", b"weights of step X")
-    row = bench.supervise()
-    assert (row.state, row.stalls) == (JobState.QUEUED, 1)  # the crash; damage is no stall
-    reason = [event.data["reason"] for event in bench.events(job_id) if "reason" in event.data][-1]
-    assert reason == (
-        "The last checkpoint is damaged, an earlier one is used. "
-        f"{newest.prefix}model.safetensors has another sha256 than its manifest says."
-    )
-    assert bench.supervise().state is JobState.SUCCEEDED
-    starts = [e.data["resume_step"] for e in bench.events(job_id) if "resume_step" in e.data]
-    assert starts == [None, 3, 2]
-    assert bench.metric_steps(job_id) == [(1, 1), (1, 2), (1, 3), (3, 3), (3, 4), (3, 5)]
-
-
-def test_damage_on_the_way_is_read_again(bench: JobBench) -> None:
-    job_id = bench.add_train_job(Script(steps=3, crash_at=3, patient=True))
-    assert bench.supervise().state is JobState.QUEUED
-    bench.store = TornOnceStore(bench.settings.data_dir / "objects")
-    assert bench.supervise().state is JobState.SUCCEEDED
-    starts = [e.data["resume_step"] for e in bench.events(job_id) if "resume_step" in e.data]
-    assert starts == [None, 2]
-
-
-class TornOnceStore(LocalStore):
-    """Cuts the first download of weights short."""
-
-    torn = False
-
-    @contextmanager
-    def stream(self, key: str, *, offset: int = 0) -> Iterator[Iterator[bytes]]:
-        with super().stream(key, offset=offset) as chunks:
-            if key.endswith("model.safetensors") and not self.torn:
-                self.torn = True
-                yield iter([b"torn"])
-            else:
-                yield chunks
-
-
 def test_report_is_there_when_the_job_has_succeeded(bench: JobBench) -> None:
     job_id = bench.add_train_job(Script(steps=2))
     job = bench.claim()
@@ -371,27 +327,6 @@ def test_job_waits_out_an_outage_of_the_store(bench: JobBench) -> None:
     assert (row.state, row.stalls) == (JobState.SUCCEEDED, 0)
     assert [item.step for item in bench.checkpoints(job_id)] == [2]
     assert bench.notices(job_id) == ["Checkpoint of step 2 must wait: the store is away"]
-
-
-class FullStore(LocalStore):
-    """Has no room for checkpoints; reports and inputs fit."""
-
-    def put_file(self, key: str, path: Path) -> None:
-        raise UnavailableError("No space left on device.", code=FailureCode.STORAGE_FULL)
-
-
-def test_store_that_stays_full_fails_the_job_clean(
-    bench: JobBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retries, "FULL_STORE_SECONDS", 3.0)
-    job_id = bench.add_train_job(Script(steps=2, save_every=2))
-    bench.store = FullStore(bench.settings.data_dir / "objects")
-    row = bench.supervise()
-    assert (row.state, row.error_code) == (JobState.FAILED, FailureCode.STORAGE_FULL)
-    assert row.error_message == "The object store stayed full. No space left on device."
-    assert row.error_hint is not None
-    assert row.error_hint.startswith("Free some space in the object store, then retry")
-    assert (bench.checkpoints(job_id), bench.stored_keys(job_id), bench.leftovers()) == ([], [], [])
 
 
 def test_full_spool_lets_the_newest_checkpoint_replace_an_older_one(
