@@ -43,6 +43,8 @@ SEND_SECONDS = 30.0
 logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
+StepBound = Annotated[int | None, Query(ge=0, le=MAX_SEQ)]
+
 
 class SqlStreamReader:
     """The hub's eyes: streams as the database has them."""
@@ -134,10 +136,21 @@ def read_metrics(
     context: ApiContext,
     job_id: JobId,
     max_points: Annotated[int, Query(ge=2, le=100_000)] = 2000,
+    first_step: StepBound = None,
+    last_step: StepBound = None,
+    superseded: Annotated[
+        bool, Query(description="Also points that a resumed attempt wrote again.")
+    ] = False,
 ) -> MetricsView:
-    """The job's curves, thinned so that the extremes of the loss remain."""
+    """The job's curves, or a part of them, thinned so that the extremes of the loss remain."""
     with context.database.reading() as session:
-        return listings.read_curves(session, job_id, max_points=max_points)
+        return listings.read_curves(
+            session,
+            job_id,
+            max_points=max_points,
+            superseded=superseded,
+            steps=(first_step, last_step),
+        )
 
 
 @router.get("/logs", response_class=PlainTextResponse)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def load_pages(folder: Path = FOLDER) -> Pages:
         digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
     base = f"{PREFIX}/{digest.hexdigest()[:16]}"
     files = {f"{base}/{name}": _page_file(name, content) for name, content in contents.items()}
-    files["/"] = _page_file(SHELL, shell.replace(b"{base}", base.encode()))
+    files["/"] = _page_file(SHELL, _shell(shell.decode(), base, contents))
     return Pages(files=files)
 
 
@@ -93,6 +93,14 @@ def pages_router(pages: Pages) -> APIRouter:
         return _answer(request, file, {"Cache-Control": FOR_EVER})
 
     return router
+
+
+def _shell(text: str, base: str, names: Iterable[str]) -> bytes:
+    """The shell with its addresses; it names every module, so that a browser fetches them at once
+    and not one import after the other."""
+    modules = sorted(name for name in names if name.endswith(".js"))
+    preloads = "\n".join(f'<link rel="modulepreload" href="{{base}}/{name}">' for name in modules)
+    return text.replace("{preloads}", preloads).replace("{base}", base).encode()
 
 
 def _contents(folder: Path) -> Iterator[tuple[str, bytes]]:

@@ -188,3 +188,11 @@ class JobEstimate(Contract):
     """Batch x accumulation x context, where all are given."""
     outputs: tuple[ArtifactType, ...]
     """What the job will put out."""
+
+
+class PipelineEstimate(Contract):
+    """The answer to `validate_only` of a pipeline: nothing was written."""
+
+    valid: Literal[True] = True
+    jobs: dict[str, JobEstimate]
+    """By key, as far as each can be known before its inputs are there."""

@@ -53,6 +53,14 @@ class Database:
             yield session
 
     @contextmanager
+    def rehearsal(self) -> Iterator[Session]:
+        """A transaction that is undone at its end: what it would do has been checked, and no one
+        else has seen it."""
+        with self._write_lock, _translated_errors(), self._sessions() as session:
+            self._say_begin(session, "BEGIN IMMEDIATE")
+            yield session
+
+    @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session for queries; whatever it changes is discarded.
 

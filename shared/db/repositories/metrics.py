@@ -9,6 +9,10 @@ from sqlalchemy.orm import Session
 
 from shared.db.tables import MetricRow
 
+Steps = tuple[int | None, int | None]
+"""First and last step of a part of a curve; None leaves that end open."""
+ALL_STEPS: Steps = (None, None)
+
 
 def series_of_job(session: Session, job_id: str) -> Sequence[str]:
     """Names of the series that have points."""
@@ -34,15 +38,19 @@ def curve(
     *,
     last_steps: Mapping[int, int],
     max_points: int | None,
+    steps: Steps = ALL_STEPS,
 ) -> Sequence[MetricRow]:
-    """The points of a series by rising step.
+    """The points of a series by rising step, of those between `steps`.
 
     `last_steps` says, for an attempt that was continued from an earlier step, where its part of
     the curve ends. With `max_points` the steps are cut into equal intervals, of each of which the
     points of lowest and highest loss remain, and the newest point: no spike is lost.
     """
     shown = and_(
-        MetricRow.job_id == job_id, MetricRow.series == series, _not_superseded(last_steps)
+        MetricRow.job_id == job_id,
+        MetricRow.series == series,
+        _not_superseded(last_steps),
+        _between(steps),
     )
     query = select(MetricRow).where(shown).order_by(MetricRow.step, MetricRow.attempt)
     if max_points is not None:
@@ -82,3 +90,11 @@ def _not_superseded(last_steps: Mapping[int, int]) -> ColumnElement[bool]:
         for attempt, last in last_steps.items()
     ]
     return or_(MetricRow.attempt.not_in(list(last_steps)), *cut)
+
+
+def _between(steps: Steps) -> ColumnElement[bool]:
+    first, last = steps
+    return and_(
+        true() if first is None else MetricRow.step >= first,
+        true() if last is None else MetricRow.step <= last,
+    )

@@ -18,6 +18,7 @@ from shared.contracts.jobs import (
     JobCreate,
     JobEstimate,
     PipelineCreate,
+    PipelineEstimate,
 )
 from shared.contracts.manifest import ArtifactMeta, CheckpointMeta, TokensMeta
 from shared.contracts.names import (
@@ -74,6 +75,21 @@ def validate_request(session: Session, request: JobCreate) -> JobEstimate:
     inputs = resolve_inputs(session, spec)
     metas = load_metas(session, inputs.bound)
     check_inputs(spec, metas)
+    return _estimate(request, metas)
+
+
+def validate_pipeline(session: Session, request: PipelineCreate) -> PipelineEstimate:
+    """Check all that submitting checks. The jobs are written to find out, as they refer to each
+    other: the caller must give the session of a rehearsal.
+
+    Raises as `submit_pipeline` does.
+    """
+    submit_pipeline(session, request, code_version="")
+    return PipelineEstimate(jobs={key: _estimate(job, {}) for key, job in request.jobs.items()})
+
+
+def _estimate(request: JobCreate, metas: Mapping[str, ArtifactMeta]) -> JobEstimate:
+    spec: Spec = request.spec
     return JobEstimate(
         kind=request.kind,
         num_parameters=_num_parameters(spec, metas),

@@ -123,8 +123,9 @@ def read_curves(
     *,
     max_points: int | None = None,
     superseded: bool = False,
+    steps: metrics.Steps = metrics.ALL_STEPS,
 ) -> MetricsView:
-    """The curves of a job, each thinned to about `max_points` points.
+    """The curves of a job between two `steps`, each thinned to about `max_points` points.
 
     Unless `superseded`, points that an attempt wrote beyond the checkpoint from which a later
     attempt went on are left out: the later one has written, or will write, that part again.
@@ -135,7 +136,7 @@ def read_curves(
         series: [
             metric_point(row)
             for row in metrics.curve(
-                session, job_id, series, last_steps=last_steps, max_points=max_points
+                session, job_id, series, last_steps=last_steps, max_points=max_points, steps=steps
             )
         ]
         for series in metrics.series_of_job(session, job_id)

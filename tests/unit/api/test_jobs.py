@@ -10,14 +10,15 @@ from fastapi import FastAPI
 from sqlalchemy import event
 from starlette.testclient import TestClient
 
-from shared.contracts.jobs import JobEstimate, JobView, PipelineView
+from shared.base.ids import IdPrefix, new_id
+from shared.contracts.jobs import JobEstimate, JobView, PipelineEstimate, PipelineView
 from shared.contracts.names import JobState
 from shared.contracts.views import Page
 from shared.db.session import Database
 from tests.support import rows
 
 REFERENCE_TO_TOKENS = {"job": "tok", "output": "tokens"}
-PIPELINE = {
+PIPELINE: dict[str, Any] = {
     "name": "all",
     "jobs": {
         "data": rows.INGEST,
@@ -112,6 +113,24 @@ def test_a_pipeline_waits_for_its_own_jobs(client: TestClient) -> None:
     assert client.get("/v1/pipelines").json()["data"] == [response.json()]
     own = client.get("/v1/jobs", params={"pipeline_id": pipeline.id}).json()["data"]
     assert {job["pipeline_key"] for job in own} == {"data", "tok", "train"}
+
+
+def test_validating_a_pipeline_checks_all_of_it_and_writes_nothing(client: TestClient) -> None:
+    response = client.post("/v1/pipelines?validate_only=true", json=PIPELINE)
+    assert response.status_code == 200
+    estimate = PipelineEstimate.model_validate(response.json())
+    assert {key: job.kind for key, job in estimate.jobs.items()} == {
+        "data": "ingest", "tok": "tokenize", "train": "train",
+    }  # fmt: skip
+    unknown = {**PIPELINE["jobs"]["tok"], "spec": {"dataset": new_id(IdPrefix.DATASET)}}
+    refused = client.post(
+        "/v1/pipelines?validate_only=true",
+        json={**PIPELINE, "jobs": {**PIPELINE["jobs"], "tok": unknown}},
+    )
+    assert (refused.status_code, refused.json()["code"]) == (422, "unknown_input")
+    assert [one["pointer"] for one in refused.json()["errors"]] == ["/jobs/tok/spec/dataset"]
+    assert client.get("/v1/jobs").json()["data"] == []
+    assert client.get("/v1/pipelines").json()["data"] == []
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v1/jobs", rows.INGEST), ("/v1/pipelines", PIPELINE)])
