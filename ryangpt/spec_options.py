@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from shared.base.errors import InvalidInputError
 from shared.contracts.jobs import SPEC_OF_KIND, JobCreate
-from shared.contracts.names import JobKind
+from shared.contracts.names import ArtifactType, JobKind
 from shared.contracts.specs import Spec
 
 JOB_CREATE: TypeAdapter[JobCreate] = TypeAdapter(JobCreate)
@@ -37,7 +37,9 @@ def option_parameters(spec: type[Spec]) -> list[inspect.Parameter]:
 
 
 def _annotation(name: str, field: FieldInfo, *, is_input: bool) -> Any:
-    kind, metavar = (str, "<id>") if is_input else _command_line_type(field.annotation)
+    kind, metavar = _command_line_type(field.annotation)
+    if is_input:
+        kind, metavar = (list[str] if get_origin(kind) is list else str), "<id>"
     flag = f"--{name}/--no_{name}" if kind is bool else f"--{name}"
     option = typer.Option(
         flag,
@@ -75,7 +77,10 @@ def _single_type(annotation: Any) -> Any:
     if origin is Annotated:
         return _single_type(arguments[0])
     if origin is tuple and arguments[-1] is Ellipsis:
-        return types.GenericAlias(list, (_single_type(arguments[0]),))
+        member = arguments[0]
+        # A list of inputs: each is an id.
+        item = str if get_origin(member) in _UNIONS else _single_type(member)
+        return types.GenericAlias(list, (item,))
     return annotation
 
 
@@ -94,13 +99,21 @@ def build_job(kind: JobKind, values: Mapping[str, Any], **request: Any) -> JobCr
     spec = SPEC_OF_KIND[kind]
     given = {name: value for name, value in values.items() if value is not None}
     for name, output in spec.INPUTS.items():
-        if str(given.get(name, "")).startswith("job_"):
-            given[name] = {"job": given[name], "output": output}
+        value = given.get(name)
+        if isinstance(value, list | tuple):
+            given[name] = tuple(_reference(item, output) for item in value)
+        elif value is not None:
+            given[name] = _reference(value, output)
     asked = {name: value for name, value in request.items() if value is not None}
     try:
         return JOB_CREATE.validate_python({"kind": kind, "spec": given, **asked})
     except ValidationError as error:
         raise InvalidInputError(_describe_invalid(error, spec, given)) from error
+
+
+def _reference(value: Any, output: ArtifactType) -> Any:
+    """An input as the spec has it: a job's id means that job's matching output."""
+    return {"job": value, "output": output} if str(value).startswith("job_") else value
 
 
 def _describe_invalid(error: ValidationError, spec: type[Spec], values: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`python -m services.trainer`: the worker for train, finetune and export jobs.
+"""`python -m services.trainer`: the worker for train, finetune, export and import jobs.
 
 It ends by SIGTERM or Ctrl-C, when every job has stored a checkpoint and gone back to the queue.
 

@@ -1,4 +1,4 @@
-"""`python -m services.trainer.run RUN_FILE`: the process of one train, finetune or export job.
+"""`python -m services.trainer.run RUN_FILE`: the process of one job of the trainer service.
 
 Wiring only: hands the run file, a reporter and the stop signals to whoever does the work.
 """
@@ -14,9 +14,10 @@ from services.trainer.device import choose_device
 from services.trainer.export import export
 from services.trainer.gpu_lock import lock_gpu
 from services.trainer.loop import Outcome
+from services.trainer.take_in import take_in
 from services.trainer.training import Outside, train
 from shared.base.errors import JobFailedError
-from shared.contracts.checkpoint_specs import ExportSpec
+from shared.contracts.checkpoint_specs import ExportSpec, ImportSpec
 from shared.contracts.names import ExitCode, FailureCode
 from shared.contracts.run_file import RunFile
 from shared.contracts.training_specs import FinetuneSpec, TrainSpec
@@ -41,6 +42,9 @@ def main(run: RunFile, reporter: Reporter, stop: StopSignal) -> ExitCode:
     """Do the job of the run file's kind."""
     if isinstance(run.spec, ExportSpec):
         export(run, run.spec, report=reporter.send, publish=publish_folder)
+        return ExitCode.DONE
+    if isinstance(run.spec, ImportSpec):
+        take_in(run, run.spec, report=reporter.send, publish=publish_folder)
         return ExitCode.DONE
     if not isinstance(run.spec, TrainSpec | FinetuneSpec):
         raise JobFailedError(

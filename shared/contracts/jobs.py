@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from shared.contracts.base import Contract, FieldError
-from shared.contracts.checkpoint_specs import ExportSpec
+from shared.contracts.checkpoint_specs import ExportSpec, ImportSpec
 from shared.contracts.data_specs import IngestSpec, TokenizeSpec
 from shared.contracts.names import OUTPUTS_OF_KIND, ArtifactType, Desired, JobKind, JobState
 from shared.contracts.specs import JobOutput, Label, Spec
 from shared.contracts.training_specs import FinetuneSpec, TrainSpec
 
-AnySpec = IngestSpec | TokenizeSpec | TrainSpec | FinetuneSpec | ExportSpec
+AnySpec = IngestSpec | TokenizeSpec | TrainSpec | FinetuneSpec | ExportSpec | ImportSpec
 JobKey = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
@@ -23,6 +23,7 @@ SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
     JobKind.TRAIN: TrainSpec,
     JobKind.FINETUNE: FinetuneSpec,
     JobKind.EXPORT: ExportSpec,
+    JobKind.IMPORT: ImportSpec,
 }
 
 
@@ -72,8 +73,16 @@ class ExportJob(JobRequest):
     spec: ExportSpec
 
 
+class ImportJob(JobRequest):
+    """Take in a checkpoint."""
+
+    kind: Literal[JobKind.IMPORT]
+    spec: ImportSpec
+
+
 JobCreate = Annotated[
-    IngestJob | TokenizeJob | TrainJob | FinetuneJob | ExportJob, Field(discriminator="kind")
+    IngestJob | TokenizeJob | TrainJob | FinetuneJob | ExportJob | ImportJob,
+    Field(discriminator="kind"),
 ]
 
 
@@ -95,22 +104,22 @@ class PipelineCreate(Contract):
                     raise FieldError(
                         f"jobs.{key}.spec.{field} names job {reference.job!r}, "
                         "which does not come before it",
-                        *("jobs", key, "spec", field, "job"),
+                        *("jobs", key, "spec", *field.split("."), "job"),
                     )
                 if kind is not None and reference.output not in OUTPUTS_OF_KIND[kind]:
                     raise FieldError(
                         f"jobs.{key}.spec.{field}: a {kind} job has no output "
                         f"{reference.output.value!r}",
-                        *("jobs", key, "spec", field, "output"),
+                        *("jobs", key, "spec", *field.split("."), "output"),
                     )
             earlier[key] = job.kind
         return self
 
 
 def job_references(spec: Spec) -> dict[str, JobOutput]:
-    """The inputs of `spec` that point at another job's output, by field name."""
-    found = {field: getattr(spec, field) for field in spec.INPUTS}
-    return {field: value for field, value in found.items() if isinstance(value, JobOutput)}
+    """The inputs of `spec` that point at another job's output, by their paths."""
+    found = {path: value for path, (_, value) in spec.input_references().items()}
+    return {path: value for path, value in found.items() if isinstance(value, JobOutput)}
 
 
 class Progress(Contract):

@@ -13,6 +13,7 @@ class JobKind(StrEnum):
     TRAIN = "train"
     FINETUNE = "finetune"
     EXPORT = "export"
+    IMPORT = "import"
 
 
 class Queue(StrEnum):
@@ -29,6 +30,7 @@ QUEUE_OF_KIND: dict[JobKind, Queue] = {
     JobKind.TRAIN: Queue.TRAINER_GPU,
     JobKind.FINETUNE: Queue.TRAINER_GPU,
     JobKind.EXPORT: Queue.TRAINER_LIGHT,
+    JobKind.IMPORT: Queue.TRAINER_LIGHT,
 }
 
 PROGRAM_OF_KIND: dict[JobKind, str] = {
@@ -37,6 +39,7 @@ PROGRAM_OF_KIND: dict[JobKind, str] = {
     JobKind.TRAIN: "services.trainer.run",
     JobKind.FINETUNE: "services.trainer.run",
     JobKind.EXPORT: "services.trainer.run",
+    JobKind.IMPORT: "services.trainer.run",
 }
 """The module a worker starts as a fresh process for a job of this kind."""
 
@@ -155,6 +158,7 @@ OUTPUTS_OF_KIND: dict[JobKind, frozenset[ArtifactType]] = {
     JobKind.TRAIN: frozenset({ArtifactType.CHECKPOINT}),
     JobKind.FINETUNE: frozenset({ArtifactType.CHECKPOINT}),
     JobKind.EXPORT: frozenset({ArtifactType.EXPORT}),
+    JobKind.IMPORT: frozenset({ArtifactType.CHECKPOINT, ArtifactType.TOKENIZER}),
 }
 
 

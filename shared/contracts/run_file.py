@@ -34,8 +34,8 @@ class RunFile(Contract):
     spec: AnySpec
     """The job's spec as submitted."""
     inputs: dict[str, RunInput]
-    """By the spec's field name; fields without an input are absent. `resume_from` is not among
-    them: it became `resume`."""
+    """By the input's path in the spec (`tokens`, `files.0`); those not given are absent.
+    `resume_from` is not among them: it became `resume`."""
     resume: Path | None = None
     """A checkpoint folder to continue from."""
     spool: Path

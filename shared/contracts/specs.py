@@ -43,3 +43,35 @@ class Spec(Contract):
     model_config = ConfigDict(allow_inf_nan=False)
 
     INPUTS: ClassVar[dict[str, ArtifactType]] = {}
+
+    def input_references(self) -> dict[str, tuple[ArtifactType, InputRef]]:
+        """Every input that is given, with its type, by its path: `tokens`, or `datasets.0` where
+        the field is a list."""
+        found: dict[str, tuple[ArtifactType, InputRef]] = {}
+        for name, artifact in self.INPUTS.items():
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                found |= {f"{name}.{index}": (artifact, item) for index, item in enumerate(value)}
+            elif value is not None:
+                found[name] = (artifact, value)
+        return found
+
+
+def pointer_to(path: str) -> str:
+    """The JSON pointer of an input's path, below its spec."""
+    return "/" + path.replace(".", "/")
+
+
+def input_field(path: str) -> str:
+    """The spec's field that an input's path lies in."""
+    return path.partition(".")[0]
+
+
+class ModelSpec(Spec):
+    """Base of the jobs that put out checkpoints of a named model."""
+
+    model: ModelName
+    """Name under which checkpoints are published."""
+    publish: Literal["latest", "best", "final", "never"] | None = None
+    """Which checkpoints become a version of the model; by default the first run of a name follows
+    `latest` (finetuning: `best`) and later runs replace it with their last (best) one only."""

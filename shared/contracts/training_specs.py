@@ -9,14 +9,12 @@ from pydantic import Field, StringConstraints, model_validator
 from shared.contracts.base import FieldError
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.names import ArtifactType
-from shared.contracts.specs import Auto, InputRef, ModelName, Spec
+from shared.contracts.specs import Auto, InputRef, ModelSpec
 
 
-class TrainingOptions(Spec):
+class TrainingOptions(ModelSpec):
     """What pretraining and finetuning share: batch, schedule, optimizer, evaluation, device."""
 
-    model: ModelName
-    """Name under which checkpoints are published."""
     batch_size: int | Auto = Field(32, description="Sequences in one micro-batch.")
     gradient_accumulation_steps: int = Field(2, ge=1, le=4096)
     """Micro-batches a step."""
@@ -55,9 +53,6 @@ class TrainingOptions(Spec):
     new lowest one is then saved whatever save_interval says."""
     keep_checkpoints: int = Field(3, ge=1, le=1000)
     """Last checkpoints kept beside the best and the published ones."""
-    publish: Literal["latest", "best", "final", "never"] | None = None
-    """Which checkpoints become a version of the model; by default the first run of a name follows
-    `latest` (finetuning: `best`) and later runs replace it with their last (best) one only."""
     sample_prompts: tuple[Annotated[str, StringConstraints(max_length=2000)], ...] = Field(
         ("The capital of France is", "Albert Einstein was born in"), max_length=8
     )

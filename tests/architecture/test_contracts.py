@@ -27,6 +27,7 @@ MINIMAL_SPECS: dict[JobKind, dict[str, object]] = {
     JobKind.TRAIN: {"model": "demo", "tokens": TOKENS},
     JobKind.FINETUNE: {"model": "demo", "tokens": TOKENS, "checkpoint": CHECKPOINT},
     JobKind.EXPORT: {"checkpoint": CHECKPOINT},
+    JobKind.IMPORT: {"model": "demo", "files": [new_id(IdPrefix.UPLOAD)]},
 }
 JOB_CREATE: TypeAdapter[JobCreate] = TypeAdapter(JobCreate)
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from shared.base.errors import InvalidInputError
 from shared.contracts.jobs import SPEC_OF_KIND
 from shared.contracts.names import ArtifactType, Desired, FailureCode, JobKind, JobState
+from shared.contracts.specs import input_field
 from shared.db.repositories import artifacts, jobs, links
 from shared.db.repositories.transitions import move_job
 from shared.db.tables import JobRow
@@ -123,9 +124,9 @@ def reuse_key(session: Session, row: JobRow) -> str:
     """
     spec_type = SPEC_OF_KIND[row.kind]
     inputs = dict(row.resolved_inputs)
-    for field, artifact_type in spec_type.INPUTS.items():
-        if field in inputs and artifact_type is ArtifactType.UPLOAD:
-            inputs[field] = artifacts.get_upload(session, inputs[field]).sha256 or inputs[field]
+    for path, artifact_id in inputs.items():
+        if spec_type.INPUTS[input_field(path)] is ArtifactType.UPLOAD:
+            inputs[path] = artifacts.get_upload(session, artifact_id).sha256 or artifact_id
     document = {
         "kind": row.kind,
         "spec": {name: value for name, value in row.spec.items() if name not in spec_type.INPUTS},

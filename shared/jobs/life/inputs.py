@@ -15,7 +15,7 @@ from shared.base.errors import ConflictError, InvalidInputError
 from shared.base.ids import IdPrefix, is_id
 from shared.contracts.manifest import ArtifactMeta, Manifest
 from shared.contracts.names import OUTPUTS_OF_KIND, TERMINAL_STATES, ArtifactType, JobState
-from shared.contracts.specs import JobOutput, Spec
+from shared.contracts.specs import JobOutput, Spec, pointer_to
 from shared.db.repositories.artifacts import find_artifact, find_upload
 from shared.db.repositories.checkpoints import share_checkpoint
 from shared.db.repositories.jobs import find_job, share_job
@@ -32,7 +32,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedInputs:
-    """The inputs of one spec, by field."""
+    """The inputs of one spec, by their paths in it."""
 
     bound: dict[str, str] = field(default_factory=dict)
     """Ids that are there."""
@@ -58,16 +58,15 @@ def resolve_inputs(
     unseen.
     """
     resolved = ResolvedInputs()
-    for name, wanted in spec.INPUTS.items():
-        value = getattr(spec, name)
-        where = f"{pointer}/{name}"
+    for name, (wanted, value) in spec.input_references().items():
+        where = f"{pointer}{pointer_to(name)}"
         if isinstance(value, JobOutput):
             parent = _find_parent(session, value, job_ids or {}, where)
             _check_output(value, parent, wanted, where)
             resolved.links[name] = Link(parent_id=parent.id, output=value.output)
             if parent.state is JobState.SUCCEEDED:
                 resolved.bound[name] = _output_of(parent, value.output, where)
-        elif value is not None:
+        else:
             check_exists(session, wanted, value, where)
             resolved.bound[name] = value
     return resolved
@@ -90,7 +89,7 @@ def check_exists(session: Session, wanted: ArtifactType, artifact_id: str, point
 
 
 def load_metas(session: Session, inputs: Mapping[str, str]) -> dict[str, ArtifactMeta]:
-    """What the manifests say about bound inputs, by field; an upload has none."""
+    """What the manifests say about bound inputs, by their paths; an upload has none."""
     metas: dict[str, ArtifactMeta] = {}
     for name, artifact_id in inputs.items():
         row = (

@@ -12,7 +12,7 @@ from shared.base.errors import JobFailedError
 from shared.contracts.jobs import SPEC_OF_KIND
 from shared.contracts.manifest import Manifest
 from shared.contracts.names import OUTPUTS_OF_KIND, ArtifactType, FailureCode
-from shared.contracts.training_specs import TrainingOptions
+from shared.contracts.specs import ModelSpec
 from shared.contracts.views import EventType
 from shared.db.repositories.artifacts import add_artifacts
 from shared.db.repositories.transitions import add_event
@@ -37,11 +37,11 @@ def add_outputs(
 ) -> dict[str, str]:
     """Write the artifacts of a locked, running job, each with its event; return all ids by type.
 
-    A training job's checkpoint was committed before and joins here. Raises JobFailedError (code
-    `crashed`) when an output of the kind is missing.
+    The checkpoint of a job that makes one was committed before and joins here. Raises
+    JobFailedError (code `crashed`) when an output of the kind is missing.
     """
     ids = {str(item.output): item.manifest.id for item in outputs}
-    checkpoint_id = _result_of_training(session, held)
+    checkpoint_id = _committed_result(session, held)
     if checkpoint_id is not None:
         ids[str(ArtifactType.CHECKPOINT)] = checkpoint_id
     missing = OUTPUTS_OF_KIND[held.kind] - ids.keys()
@@ -72,6 +72,6 @@ def _artifact_row(held: JobRow, item: FinishedOutput, now: datetime) -> Artifact
     )
 
 
-def _result_of_training(session: Session, held: JobRow) -> str | None:
+def _committed_result(session: Session, held: JobRow) -> str | None:
     spec = SPEC_OF_KIND[held.kind].model_validate(held.spec)
-    return result_checkpoint(session, held, spec) if isinstance(spec, TrainingOptions) else None
+    return result_checkpoint(session, held, spec) if isinstance(spec, ModelSpec) else None

@@ -15,7 +15,7 @@ from shared.base.errors import ConflictError, IntegrityError, NotFoundError
 from shared.contracts.jobs import SPEC_OF_KIND
 from shared.contracts.manifest import CheckpointMeta, Manifest
 from shared.contracts.names import JobKind
-from shared.contracts.training_specs import TrainingOptions
+from shared.contracts.specs import ModelSpec
 from shared.contracts.views import EventType
 from shared.db.repositories import checkpoints, jobs, models
 from shared.db.repositories.transitions import add_event
@@ -126,7 +126,7 @@ def pin(session: Session, model: str, version: int | None) -> ModelRow:
     return row
 
 
-def result_checkpoint(session: Session, job: JobRow, spec: TrainingOptions) -> str | None:
+def result_checkpoint(session: Session, job: JobRow, spec: ModelSpec) -> str | None:
     """The checkpoint that is the output of a run: its best where that is published, else its last.
 
     None when the run has committed none.
@@ -138,7 +138,7 @@ def result_checkpoint(session: Session, job: JobRow, spec: TrainingOptions) -> s
     return job.last_checkpoint_id
 
 
-def effective_policy(session: Session, job: JobRow, spec: TrainingOptions) -> Policy:
+def effective_policy(session: Session, job: JobRow, spec: ModelSpec) -> Policy:
     """The run's policy: what its spec says, else by whether it is the first of its model's name.
 
     The first run is served as it goes (finetuning: whenever it has become better); a later one
@@ -170,7 +170,7 @@ def _publish_by_policy(
     session: Session, job: JobRow, row: CheckpointRow, now: datetime
 ) -> ModelVersionRow | None:
     spec = SPEC_OF_KIND[job.kind].model_validate(job.spec)
-    if not isinstance(spec, TrainingOptions):
+    if not isinstance(spec, ModelSpec):
         raise IntegrityError(f"Job {job.id} of kind {job.kind} cannot put out a checkpoint.")
     match effective_policy(session, job, spec):
         case Policy.LATEST:

@@ -29,7 +29,7 @@ from shared.contracts.names import (
     JobKind,
     JobState,
 )
-from shared.contracts.specs import Spec
+from shared.contracts.specs import Spec, input_field, pointer_to
 from shared.contracts.training_specs import FinetuneSpec, TrainingOptions, TrainSpec
 from shared.contracts.views import EventType
 from shared.db.repositories import checkpoints, jobs, links
@@ -229,11 +229,11 @@ def _write(session: Session, order: _Order, now: datetime) -> JobRow:
 def _inputs_again(session: Session, old: JobRow) -> ResolvedInputs:
     """The inputs of a job that is tried again: what was bound stays, the rest is waited for."""
     inputs = ResolvedInputs()
-    for field, artifact_type in SPEC_OF_KIND[old.kind].INPUTS.items():
-        artifact_id = old.resolved_inputs.get(field)
-        if artifact_id is not None:
-            check_exists(session, artifact_type, artifact_id, f"/spec/{field}")
-            inputs.bound[field] = artifact_id
+    types = SPEC_OF_KIND[old.kind].INPUTS
+    for path, artifact_id in old.resolved_inputs.items():
+        pointer = f"/spec{pointer_to(path)}"
+        check_exists(session, types[input_field(path)], artifact_id, pointer)
+        inputs.bound[path] = artifact_id
     for link in links.links_of_job(session, old.id):
         parent = _newest_attempt(session, link.parent_id)
         inputs.links[link.field] = Link(parent_id=parent.id, output=link.output)

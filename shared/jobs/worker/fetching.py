@@ -99,7 +99,7 @@ class InputFetcher:
     """Until this is set, outages are outlasted."""
 
     def fetch(self, kind: JobKind, ids: Mapping[str, str], resume_id: str | None) -> FetchedInputs:
-        """Bring every input (`ids` by spec field) and the checkpoint to resume from.
+        """Bring every input (`ids` by their paths in the spec) and the checkpoint to resume from.
 
         Raises NotFoundError or IntegrityError for an input that is gone or damaged (of these,
         DamagedCheckpointError for the checkpoint), AbandonedError when nobody waits any more.
