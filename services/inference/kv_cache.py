@@ -51,13 +51,13 @@ class KVCache:
             shape.num_heads,
             shape.head_dim,
         )
-        self.keys = _zeros(size, device, dtype)
-        self.values = _zeros(size, device, dtype)
+        self.keys = _zeros(size, device, dtype).unbind(0)
+        self.values = _zeros(size, device, dtype).unbind(0)
 
     @property
     def num_bytes(self) -> int:
         """Size when every slot has been used."""
-        return 2 * self.keys.numel() * self.keys.element_size()
+        return sum(layer.numel() * layer.element_size() for layer in (*self.keys, *self.values))
 
     def write(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
         """Store k and v (N, num_heads, head_dim) at `rows` (N,) of one layer."""

@@ -19,7 +19,7 @@ from services.inference.attention import StepAttention
 from services.inference.kv_cache import KVCache
 from shared.base.errors import IntegrityError
 from shared.contracts.model_config import ModelConfig
-from shared.model.rope import apply_rope, rope_tables
+from shared.model.rope import rope_tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,8 @@ class Network:
         head = "model.embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"
         self._head = weights.k_major((head,), config.vocab_size, config.d_model)
         cos, sin = rope_tables(config, device=device)
-        self._cos, self._sin = cos.to(dtype)[:, None], sin.to(dtype)[:, None]
+        self._cos = torch.cat((cos, cos), dim=-1).to(dtype)[:, None]
+        self._sin = torch.cat((-sin, sin), dim=-1).to(dtype)[:, None]
 
     @property
     def num_bytes(self) -> int:
@@ -88,8 +89,8 @@ class Network:
         x = F.embedding(batch.ids, self._embedding)
         cos, sin = self._cos[batch.positions], self._sin[batch.positions]
         for number, layer in enumerate(self._layers):
-            x = x + self._attend(x, layer, number, cos, sin, batch, cache)
-            x = x + self._feed_forward(x, layer)
+            x.addmm_(self._attend(x, layer, number, cos, sin, batch, cache), layer.out)
+            x.addmm_(self._feed_forward(x, layer), layer.down)
         if batch.sampled is not None:
             x = x[batch.sampled]
         return (self._normalize(x, self._norm) @ self._head).float()
@@ -107,21 +108,30 @@ class Network:
         heads, head_dim = self.config.num_heads, self.config.head_dim
         qkv = self._normalize(x, layer.attention_norm) @ layer.qkv
         qkv = qkv.view(-1, 3 * heads, head_dim)
-        q, k = apply_rope(qkv[:, : 2 * heads], cos, sin).chunk(2, dim=1)
-        v = qkv[:, 2 * heads :]
-        cache.write(number, batch.cache_rows, k, v)
-        mixed = batch.attention(q, cache.keys[number], cache.values[number])
-        return mixed.reshape(-1, heads * head_dim) @ layer.out
+        turned, v = _turn(qkv[:, : 2 * heads], cos, sin), qkv[:, 2 * heads :]
+        cache.write(number, batch.cache_rows, turned[:, heads:], v)
+        mixed = batch.attention(turned[:, :heads], cache.keys[number], cache.values[number])
+        return mixed.reshape(-1, heads * head_dim)
 
     def _feed_forward(self, x: Tensor, layer: _Layer) -> Tensor:
         hidden = self._normalize(x, layer.mlp_norm) @ layer.up
         if self.config.family == "llama":
             gate, up = hidden.chunk(2, dim=-1)
-            return (F.silu(gate) * up) @ layer.down
-        return F.relu(hidden).square_() @ layer.down
+            return F.silu(gate) * up
+        return F.relu_(hidden).square_()
 
     def _normalize(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions in three kernels: x (N, H, K) by tables (N, 1, K), those of sine signed.
+
+    Half-split: entry i is turned with entry i + K/2, so that exchanging the halves pairs them.
+    """
+    num_tokens, heads, head_dim = x.shape
+    exchanged = x.reshape(num_tokens, heads, 2, head_dim // 2).flip(2).view(x.shape)
+    return torch.addcmul(x * cos, exchanged, sin)
 
 
 class _Weights:

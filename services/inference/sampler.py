@@ -50,7 +50,8 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[Drawn]:
     wanted = [index for index, row in enumerate(rows) if row.params.logprobs is not None]
     raw = logits[wanted].log_softmax(-1) if wanted else None
     for index, row in enumerate(rows):
-        _apply_wishes(logits[index], row)
+        if row.params.shapes_logits:
+            _apply_wishes(logits[index], row)
     chosen = logits.argmax(-1)
     warm = [index for index, row in enumerate(rows) if row.params.temperature > 0]
     if warm:

@@ -79,6 +79,11 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     """The same for the tokens of the prompt."""
 
+    @property
+    def shapes_logits(self) -> bool:
+        """Whether anything is asked for that changes logits before the temperature does."""
+        return bool(self.logit_bias) or self.min_tokens > 0 or self.penalizes
+
     def for_choice(self, number: int) -> SamplingParams:
         """The same wishes for another answer to the same prompt; number 0 is this one."""
         if number == 0:
@@ -149,11 +154,9 @@ class Delta:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
-    """A prompt and what has been generated after it.
+    """A prompt and what has been generated after it, bound to one loaded model for life.
 
-    It is bound to one loaded model for life when it gets a slot; while it waits, the engine may
-    give it a newer version of the same model. Changed by the engine only. `num_cached` tokens have
-    their keys and values in `slot`.
+    Changed by the engine only. `num_cached` tokens have their keys and values in `slot`.
     """
 
     model: LoadedModel

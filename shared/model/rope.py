@@ -21,10 +21,3 @@ def rope_tables(
     positions = torch.arange(config.context_length, dtype=torch.float32, device=device)
     angles = positions[:, None] * inverse_frequencies[None, :]
     return angles.cos(), angles.sin()
-
-
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn x (..., T, head_dim) by tables that broadcast to (..., T, head_dim / 2)."""
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -1,0 +1,178 @@
+"""The engine's tokens/s on the CPU beside transformers' `generate`, and llama.cpp where installed.
+
+    python -m benchmarks.serve_cpu [--runs 5] [--threads 2] [--checkpoint DIR] [--gguf FILE]
+
+The reference preset in float32, greedy, the same weights everywhere: random, or a checkpoint's.
+Prompts of 32 tokens, 128 new ones each, for 1, 8 and 32 requests at once; all sides take turns in
+one process, medians are shown, and the tokens are compared. The bound is what the matrix products
+of one step take by themselves. `--gguf` is the same checkpoint exported for llama.cpp, which
+answers one request at a time here. Writes benchmarks/results/serve_cpu.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from benchmarks.generate import BATCH_NEW, BATCH_PROMPT, BATCHES, load, random_model, with_cache
+from services.inference.loaded_model import LoadedModel
+from shared.base.files import write_bytes
+from shared.base.version import code_version
+from shared.contracts.model_config import ModelConfig
+from shared.model.huggingface import ARCHITECTURE_OF_FAMILY, huggingface_config
+from shared.model.transformer import Transformer
+from shared.model.weights import load_model
+
+RESULT = Path(__file__).parent / "results" / "serve_cpu.json"
+
+Answers = list[list[int]]
+Engine = Callable[[Answers], Answers]
+"""Prompts in, new tokens out."""
+
+
+def ours(loaded: LoadedModel) -> Engine:
+    """The engine, stepped by hand."""
+    return lambda prompts: with_cache(loaded, prompts, BATCH_NEW)[1]
+
+
+def hugging_face(model: Transformer) -> Engine:
+    """transformers' batched `generate` over the same weights."""
+    config = transformers.AutoConfig.for_model(**huggingface_config(model.config, dtype="float32"))
+    peer = getattr(transformers, ARCHITECTURE_OF_FAMILY[model.config.family])(config).eval()
+    peer.load_state_dict(model.state_dict(), strict=False)
+    peer.tie_weights()
+
+    @torch.inference_mode()
+    def generate(prompts: Answers) -> Answers:
+        ids = torch.tensor(prompts)
+        wishes = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=BATCH_NEW, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        out = peer.generate(ids, attention_mask=torch.ones_like(ids), generation_config=wishes)
+        answers: Answers = out[:, BATCH_PROMPT:].tolist()
+        return answers
+
+    return generate
+
+
+def llama_cpp(gguf: Path, threads: int) -> Engine:
+    """llama.cpp through its Python binding, one request at a time."""
+    from llama_cpp import Llama
+
+    model = Llama(
+        str(gguf), n_ctx=BATCH_PROMPT + BATCH_NEW + 8, n_threads=threads,
+        n_threads_batch=threads, verbose=False,
+    )  # fmt: skip
+
+    def generate(prompts: Answers) -> Answers:
+        answers = []
+        for prompt in prompts:
+            model.reset()
+            tokens = model.generate(prompt, temp=0.0, repeat_penalty=1.0)
+            answers.append([next(tokens) for _ in range(BATCH_NEW)])
+        return answers
+
+    return generate
+
+
+def bound(config: ModelConfig, batch: int, runs: int) -> float:
+    """Tokens/s if a step were its matrix products alone, weights stored K-major."""
+    width, hidden = config.d_model, config.d_ff
+    layer = [(width, 3 * width), (width, width), (width, hidden), (hidden, width)]
+    weights = [torch.randn(shape) for shape in [*layer * config.num_layers]]
+    weights.append(torch.randn(width, config.vocab_size))
+    inputs = {size: torch.randn(batch, size) for size in {width, hidden}}
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(10 * runs):
+            start = time.perf_counter()
+            for weight in weights:
+                _ = inputs[weight.shape[0]] @ weight
+            seconds.append(time.perf_counter() - start)
+    return batch / statistics.median(seconds)
+
+
+def measure(engines: dict[str, Engine], config: ModelConfig, batch: int, runs: int) -> Any:
+    """Medians of tokens/s by engine, and whose tokens equal ours."""
+    generator = torch.Generator().manual_seed(2)
+    prompts = torch.randint(config.vocab_size, (batch, BATCH_PROMPT), generator=generator).tolist()
+    rates: dict[str, list[float]] = {name: [] for name in engines}
+    answers: dict[str, Answers] = {}
+    for run in range(runs + 1):  # the first one warms up
+        for name, engine in engines.items():
+            start = time.perf_counter()
+            answers[name] = engine(prompts)
+            if run:
+                rates[name].append(batch * BATCH_NEW / (time.perf_counter() - start))
+    own = answers["ours"]
+    return {
+        "requests": batch,
+        "bound": bound(config, batch, runs),
+        "tokens_per_second": {name: statistics.median(found) for name, found in rates.items()},
+        "best": {name: max(found) for name, found in rates.items()},
+        "same_answers": {
+            name: sum(one == other for one, other in zip(own, found, strict=True))
+            for name, found in answers.items()
+        },
+    }
+
+
+def print_table(rows: list[Any]) -> None:
+    """The figures for people."""
+    for row in rows:
+        print(f"\n{row['requests']} requests at once; bound {row['bound']:.0f} tokens/s")
+        print(f"{'':16}{'tokens/s':>10}{'best':>8}{'ours is':>10}{'same answers':>15}")
+        rates = row["tokens_per_second"]
+        for name, rate in rates.items():
+            same = f"{row['same_answers'][name]} of {row['requests']}"
+            ratio = f"{rates['ours'] / rate:.2f} x"
+            print(f"{name:16}{rate:10.0f}{row['best'][name]:8.0f}{ratio:>10}{same:>15}")
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--gguf", type=Path)
+    parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = load_model(options.checkpoint) if options.checkpoint else random_model(ModelConfig())
+    engines = {"ours": ours(load(model)), "transformers": hugging_face(model)}
+    alone = dict(engines)
+    if options.gguf and find_spec("llama_cpp"):
+        alone["llama.cpp"] = llama_cpp(options.gguf, options.threads)
+    rows = [
+        measure(alone if batch == 1 else engines, model.config, batch, options.runs)
+        for batch in options.batches
+    ]
+    result = {
+        "model": model.config.model_dump(),
+        "threads": options.threads,
+        "runs": options.runs,
+        "load_average_at_start": os.getloadavg()[0],
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "code": code_version(),
+        "throughput": rows,
+    }
+    print_table(rows)
+    write_bytes(RESULT, (json.dumps(result, indent=2) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
