@@ -1,7 +1,7 @@
 # Ryan-GPT. `make` alone shows what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check fmt bench gpu-check reset clean
+.PHONY: help setup demo up test test-compose check fmt bench gpu-check reset clean
 
 # The first of these that really runs and has a supported version; PYTHON=... overrides.
 PYTHON ?= $(shell for name in python3.11 python3.12 python3 python; do \
@@ -38,7 +38,10 @@ up: $(RUN) ## Start the platform; Ctrl-C stops it
 	@$(BIN)/ryangpt up
 
 test: $(DEV) ## Run every test
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q --ignore tests/compose
+
+test-compose: $(DEV) ## Build the images and try the compose file on a real Docker engine
+	@$(BIN)/python -m pytest -q -s tests/compose
 
 check: $(DEV) ## Lint, formatting, types, import contracts
 	@$(BIN)/ruff check .
