@@ -28,7 +28,7 @@ from benchmarks.baselines.synthetic_run import SEED, SyntheticRun
 from services.trainer.checkpoint import environment_of, make_state, restore, write_checkpoint
 from services.trainer.data import DataOrder
 from services.trainer.device import compiled_loss, device_name, eager_loss
-from services.trainer.evaluate import greedy_samples
+from services.trainer.evaluate import complete
 from services.trainer.snapshot import Snapshot
 from shared.base.files import write_bytes
 from shared.base.version import code_version
@@ -166,7 +166,7 @@ class Check:
         prompts = [[3 + n, 4 + n, 5 + n] for n in range(PROMPTS)]
         room = min(NEW_TOKENS, self.config.context_length - 3)
         began = time.perf_counter()
-        texts = greedy_samples(self.run.model, prompts, max_tokens=room, end_id=-1)
+        texts = complete(self.run.model, prompts, max_tokens=room, end_id=-1)
         seconds = time.perf_counter() - began
         self.facts["generated_tokens"] = sum(map(len, texts))
         self.facts["generated_tokens_per_second"] = self.facts["generated_tokens"] / seconds

@@ -15,6 +15,7 @@ from services.trainer.loop import Hooks, Position, Trainer
 from services.trainer.optim import make_optimizer
 from services.trainer.plan import Plan
 from services.trainer.schedule import Schedule
+from services.trainer.team import ALONE, TeamLoss
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.progress import MetricsLine, ProgressMessage
 from shared.model.transformer import Transformer, initialize
@@ -76,7 +77,7 @@ class SyntheticRun:
         return Trainer(
             model=self.model,
             optimizer=self.optimizer,
-            loss=self.loss,
+            loss=TeamLoss(self.model, self.loss, ALONE),
             data=self.data,
             order=DataOrder(seed=SEED, num_sequences=self.data.num_sequences),
             plan=plan,

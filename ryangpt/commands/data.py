@@ -92,10 +92,18 @@ def download(
     session.show([str(path) for path in paths], *map(str, paths))
 
 
+RESOURCE_OF_PREFIX = {
+    "ds": "datasets",
+    "tok": "tokenizers",
+    "eval": "evaluations",
+    "job": "exports",
+}
+
+
 def find_artifact(client: Client, artifact_id: str) -> ArtifactView:
     """An artifact by its id, whatever its type."""
     prefix = artifact_id.partition("_")[0]
-    resource = {"ds": "datasets", "tok": "tokenizers", "job": "exports"}.get(prefix)
+    resource = RESOURCE_OF_PREFIX.get(prefix)
     if resource is None:
         raise NotFoundError(f"{artifact_id!r} is not the id of an artifact with files to download.")
     return client.artifact(resource, artifact_id)

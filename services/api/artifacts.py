@@ -29,6 +29,7 @@ from shared.storage.base import ObjectStore
 DATASETS = (ArtifactType.DATASET, ArtifactType.TOKENS)
 TOKENIZERS = (ArtifactType.TOKENIZER,)
 EXPORTS = (ArtifactType.EXPORT,)
+EVALUATIONS = (ArtifactType.EVALUATION,)
 MAX_PREVIEW_BYTES = 4 << 20
 """A preview reads no more than this from the store, however long the rows are."""
 
@@ -79,6 +80,20 @@ def list_tokenizers(
 def read_tokenizer(context: ApiContext, artifact_id: ArtifactId) -> ArtifactView:
     """One tokenizer with its manifest."""
     return _one(context, artifact_id, TOKENIZERS)
+
+
+@router.get("/evaluations")
+def list_evaluations(
+    context: ApiContext, after: After = None, limit: Limit = 50
+) -> Page[ArtifactView]:
+    """Evaluations, newest first; what each found is in its manifest."""
+    return _page(context, EVALUATIONS, after, limit)
+
+
+@router.get("/evaluations/{artifact_id}")
+def read_evaluation(context: ApiContext, artifact_id: ArtifactId) -> ArtifactView:
+    """One evaluation with its manifest."""
+    return _one(context, artifact_id, EVALUATIONS)
 
 
 @router.get("/exports")

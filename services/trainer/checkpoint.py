@@ -37,7 +37,7 @@ INERT_FIELDS = frozenset(
         *("tokens", "checkpoint", "resume_from", "model", "publish", "keep_checkpoints", "init"),
         *("log_interval", "save_interval", "eval_interval", "eval_tokens"),
         *("sample_prompts", "sample_tokens"),
-        "early_stop_evaluations",
+        *("early_stop_evaluations", "num_gpus"),
     }
 )
 """Spec fields that change no weight: names, reports and the cadence of looking. All others decide
@@ -55,6 +55,8 @@ class Environment(Contract):
     """`cpu`, or the GPU's name."""
     dtype: str
     compiled: bool
+    world_size: int = Field(1, ge=1)
+    """Processes that trained together."""
 
 
 class TrainerState(Contract):
@@ -83,7 +85,9 @@ class TrainerState(Contract):
         return Position(**{name: getattr(self, name) for name in fields})
 
 
-def environment_of(*, device: str, dtype: torch.dtype, compiled: bool) -> Environment:
+def environment_of(
+    *, device: str, dtype: torch.dtype, compiled: bool, world_size: int = 1
+) -> Environment:
     """Describe this process as it computes now."""
     return Environment(
         num_threads=torch.get_num_threads(),
@@ -92,6 +96,7 @@ def environment_of(*, device: str, dtype: torch.dtype, compiled: bool) -> Enviro
         device=device,
         dtype=str(dtype).removeprefix("torch."),
         compiled=compiled,
+        world_size=world_size,
     )
 
 

@@ -141,11 +141,21 @@ class Evaluator:
         )
 
 
+def likeliest(logits: Tensor) -> Tensor:
+    """Logits (B, V) -> ids (B,)."""
+    return logits.argmax(-1)
+
+
 @torch.no_grad()
-def greedy_samples(
-    model: Transformer, prompts: Sequence[Sequence[int]], *, max_tokens: int, end_id: int
+def complete(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    end_id: int,
+    choose: Callable[[Tensor], Tensor] = likeliest,
 ) -> list[list[int]]:
-    """Continue each prompt by its likeliest tokens until the end token or `max_tokens`.
+    """Continue each prompt by the tokens that `choose` takes, to the end token or `max_tokens`.
 
     All prompts run as one batch, padded on the right, where a causal model does not look. A prompt
     that leaves no room keeps its end. Returns the new ids without the end token.
@@ -161,7 +171,7 @@ def greedy_samples(
         padded = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
         last = torch.tensor([len(row) - 1 for row in rows], device=device)
         hidden = model.hidden(padded)[torch.arange(len(rows), device=device), last]
-        chosen = (hidden @ model.head_weight.to(hidden.dtype).T).argmax(-1).tolist()
+        chosen = choose(hidden @ model.head_weight.to(hidden.dtype).T).tolist()
         for index in list(running):
             row, ended = rows[index], chosen[index] == end_id
             if not ended:

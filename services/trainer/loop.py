@@ -13,11 +13,12 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from services.trainer.data import Batch, DataOrder, TrainingData
+from services.trainer.data import DataOrder, Indices, TrainingData
 from services.trainer.gauge import Machine, Meter, Pace
 from services.trainer.guard import FiniteGuard, Skips
 from services.trainer.optim import set_rate
 from services.trainer.plan import Plan
+from services.trainer.team import ALONE, Team, TeamLoss
 from shared.base.errors import JobFailedError
 from shared.contracts.names import FailureCode
 from shared.contracts.progress import (
@@ -88,19 +89,21 @@ class Trainer:
         *,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
-        loss: Callable[[Batch], Tensor],
+        loss: TeamLoss,
         data: TrainingData,
         order: DataOrder,
         plan: Plan,
         position: Position,
         hooks: Hooks,
         machine: Machine,
+        team: Team = ALONE,
     ) -> None:
         device = machine.device
         self._parameters = list(model.parameters())
         self._optimizer, self._loss = optimizer, loss
         self._data, self._order = data, order
         self._plan, self.position, self._hooks = plan, position, hooks
+        self._team = team
         self._looks_each_step = device.type == "cpu"
         window = [position.window_loss, position.window_steps]
         self._window = torch.tensor(window, dtype=torch.float64, device=device)
@@ -162,26 +165,35 @@ class Trainer:
         with self._meter.data():
             epochs, rows = self._order.locate(first, plan.sequences_per_step)
             counted, fed = self._data.counts(rows)
-        step_loss = torch.zeros_like(self._grad_norm)
-        for start in range(0, len(rows), plan.batch_size):
-            if self._hooks.cancelled():
-                self._optimizer.zero_grad(set_to_none=True)
-                return False
-            part = slice(start, start + plan.batch_size)
-            with self._meter.data():
-                batch = self._data.batch(epochs[part], rows[part])
-            # Over the whole step's count: k micro-batches then equal one of k times the size.
-            loss = self._loss(batch) / counted
-            loss.backward()  # type: ignore[no-untyped-call]
-            step_loss += loss.detach()
-            self._show_life()
-        self._update(step_loss)
+        mine = self._team.share(len(rows))
+        step_loss = self._backward(epochs[mine], rows[mine], counted)
+        if step_loss is None:
+            self._optimizer.zero_grad(set_to_none=True)
+            return False
+        self._update(self._team.total(step_loss / self._team.size))
         self.position.step += 1
         self.position.sequences += len(rows)
         self.position.tokens += fed
         if self._looks_each_step:
             self._look()
         return True
+
+    def _backward(self, epochs: Indices, rows: Indices, counted: int) -> Tensor | None:
+        """Add up this process's gradients; returns its loss, or None when it was cancelled."""
+        total, size = torch.zeros_like(self._grad_norm), self._plan.batch_size
+        for start in range(0, len(rows), size):
+            if self._hooks.cancelled():
+                return None
+            part = slice(start, start + size)
+            with self._meter.data():
+                batch = self._data.batch(epochs[part], rows[part])
+            with self._loss.micro_batch(last=start + size >= len(rows)):
+                # Over the whole step's count: k micro-batches then equal one of k times the size.
+                loss = self._loss(batch) / counted
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+            self._show_life()
+        return total
 
     def _update(self, step_loss: Tensor) -> None:
         self._grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._plan.max_grad_norm)

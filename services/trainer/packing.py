@@ -171,6 +171,16 @@ class PackedData:
         )
         return batch, self._learned[places]
 
+    def owners(self, rows: Indices) -> Indices:
+        """Which dialogue, by its place among those that are learned, has each position (R, T); -1
+        where there is padding."""
+        segments = self._segments[torch.from_numpy(rows)].cpu().numpy()
+        owners = [
+            np.append(self._dialogues_of_row[int(row)], -1)[numbers - 1]
+            for row, numbers in zip(rows, segments, strict=True)
+        ]
+        return np.stack(owners)
+
     def counts(self, rows: Indices) -> tuple[int, int]:
         """Learned targets, and positions that are not padding."""
         return int(self._learned_per_row[rows].sum()), int(self._fed_per_row[rows].sum())

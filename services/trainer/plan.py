@@ -90,7 +90,9 @@ def _batch_size(spec: TrainingOptions, model: ModelConfig, num_sequences: int) -
         return spec.batch_size
     wanted = TOKENS_PER_STEP // model.context_length
     wanted = min(wanted, num_sequences // STEPS_PER_EPOCH)
-    return max(1, wanted // spec.gradient_accumulation_steps)
+    batch_size = max(1, wanted // spec.gradient_accumulation_steps)
+    # A step's rows are dealt out evenly.
+    return max(spec.num_gpus, batch_size - batch_size % spec.num_gpus)
 
 
 def _peak_rate(spec: TrainingOptions, model: ModelConfig) -> float:

@@ -27,13 +27,14 @@ from services.trainer.device import (
     out_of_memory,
     wants_compile,
 )
-from services.trainer.evaluate import Evaluator, greedy_samples
+from services.trainer.evaluate import Evaluator, complete
 from services.trainer.gauge import Machine, Pace
 from services.trainer.loop import PROGRESS_SECONDS, Hooks, Outcome, Position, Trainer
 from services.trainer.material import Material, finetuning, pretraining
 from services.trainer.optim import make_optimizer
 from services.trainer.plan import Plan, make_plan
 from services.trainer.snapshot import Snapshot
+from services.trainer.team import ALONE, Team, TeamLoss
 from shared.base.errors import JobFailedError
 from shared.contracts.manifest import CheckpointMeta
 from shared.contracts.names import FailureCode
@@ -68,6 +69,8 @@ class Outside:
     report: Callable[[ProgressMessage], None]
     publish: Callable[[Path, Path], None]
     interruption: Interruption
+    team: Team = ALONE
+    """Of its processes only the leading one reports and saves."""
 
     def notify(self, message: str) -> None:
         """Tell a person."""
@@ -91,6 +94,11 @@ class Session:
     """The last saved weights and optimizer state; before a save, the first ones."""
     writer: CheckpointWriter = field(default_factory=CheckpointWriter)
 
+    @property
+    def team(self) -> Team:
+        """The processes that train together."""
+        return self.outside.team
+
     def state(self, position: Position) -> checkpoints.TrainerState:
         """What `state.json` says at `position`."""
         return checkpoints.make_state(
@@ -101,7 +109,10 @@ class Session:
             spec=self.spec.model_dump(mode="json"),
             code_version=self.run.code_version,
             environment=checkpoints.environment_of(
-                device=device_name(self.device), dtype=self.dtype, compiled=self.compiled
+                device=device_name(self.device),
+                dtype=self.dtype,
+                compiled=self.compiled,
+                world_size=self.team.size,
             ),
         )
 
@@ -112,6 +123,8 @@ class Session:
         """
         self.writer.wait()
         self.snapshot.take(position.step)
+        if not self.team.leads:
+            return
         state = self.state(position)
         suffix = "-final" if final else ""
         folder = self.run.spool / f"step-{position.step}{suffix}"
@@ -199,13 +212,14 @@ def _open_session(run: RunFile, spec: TrainSpec | FinetuneSpec, outside: Outside
 def _start_position(session: Session) -> Position:
     """Step 0, or where the checkpoint to resume stopped, with its weights and thread count."""
     folder = session.run.resume
+    torch.set_num_threads(max(1, session.run.num_threads // session.team.size))
     if folder is None:
-        torch.set_num_threads(session.run.num_threads)
         return Position()
     state = checkpoints.read_state(folder)
     _check_optimizer(state, session.spec)
-    # One thread and two differ in the last bits of a sum.
-    torch.set_num_threads(state.environment.num_threads)
+    if state.environment.world_size == session.team.size:
+        # One thread and two differ in the last bits of a sum.
+        torch.set_num_threads(state.environment.num_threads)
     checkpoints.restore(folder, session.material.model, session.optimizer)
     return state.position()
 
@@ -222,7 +236,11 @@ def _check_optimizer(state: checkpoints.TrainerState, spec: TrainSpec | Finetune
         )
 
 
-def _choose_loss(session: Session) -> BatchLoss:
+def _choose_loss(session: Session) -> TeamLoss:
+    return TeamLoss(session.material.model, _loss_of_one(session), session.team)
+
+
+def _loss_of_one(session: Session) -> BatchLoss:
     model = session.material.model
     if not wants_compile(session.spec, session.device):
         return eager_loss(model)
@@ -246,7 +264,7 @@ def _report_differences(session: Session, position: Position) -> None:
     session.outside.notify(text)
 
 
-def _trainer(session: Session, position: Position, loss: BatchLoss) -> Trainer:
+def _trainer(session: Session, position: Position, loss: TeamLoss) -> Trainer:
     material, outside = session.material, session.outside
     hooks = Hooks(
         report=outside.report,
@@ -269,7 +287,9 @@ def _trainer(session: Session, position: Position, loss: BatchLoss) -> Trainer:
             session.device,
             session.dtype,
             flops_per_token=material.model.config.flops_per_token,
+            world_size=session.team.size,
         ),
+        team=session.team,
     )
 
 
@@ -298,7 +318,7 @@ def _evaluation(session: Session) -> Callable[[int], dict[str, float] | None]:
         if metrics is None:
             return None
         outside.report(PhaseLine(phase="sampling"))
-        texts = greedy_samples(
+        texts = complete(
             material.model,
             prompts,
             max_tokens=spec.sample_tokens,

@@ -17,9 +17,10 @@ class IdPrefix(StrEnum):
     TOKENIZER = "tok"
     CHECKPOINT = "ckpt"
     UPLOAD = "upl"
+    EVALUATION = "eval"
 
 
-ID_PATTERN = r"^(job|pipe|ds|tok|ckpt|upl)_[0-9A-HJKMNP-TV-Z]{26}$"
+ID_PATTERN = r"^(job|pipe|ds|tok|ckpt|upl|eval)_[0-9A-HJKMNP-TV-Z]{26}$"
 _ID = re.compile(ID_PATTERN)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from shared.contracts.names import ArtifactType
 from shared.contracts.specs import InputRef, ModelSpec, Spec
@@ -21,6 +21,41 @@ class ExportSpec(Spec):
     """`huggingface`: a folder that transformers and vLLM read; `gguf`: a file for llama.cpp."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the exported weights."""
+
+
+class EvaluateSpec(Spec):
+    """Measure a checkpoint on held-out text: bits per byte, loss, samples, repetition, memory."""
+
+    INPUTS: ClassVar[dict[str, ArtifactType]] = {
+        "checkpoint": ArtifactType.CHECKPOINT,
+        "tokens": ArtifactType.TOKENS,
+    }
+
+    checkpoint: InputRef
+    """What to measure."""
+    tokens: InputRef
+    """Documents or dialogues, encoded with the checkpoint's tokenizer."""
+    split: Literal["validation", "train"] = "validation"
+    """Which part of them is measured."""
+    max_tokens: int | None = Field(None, ge=2)
+    """Measure the first so many tokens only; by default all."""
+    bootstrap_samples: int = Field(1000, ge=10, le=100_000)
+    """Resamplings of the documents behind each interval."""
+    prompts: tuple[Annotated[str, StringConstraints(max_length=2000)], ...] = Field(
+        ("The capital of France is", "Hello", "What is your name?"), max_length=32
+    )
+    """Completed greedily and by chance; where the tokens are dialogues, as a user's turns."""
+    temperature: float = Field(0.8, gt=0, le=2)
+    """Of the samples drawn by chance."""
+    sample_tokens: int = Field(64, ge=1, le=512)
+    """Tokens of a sample at most."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Of the samples and the bootstrap."""
+    memorisation_documents: int = Field(32, ge=0, le=1024)
+    """Documents of each split whose beginnings are completed to see whether they were learned by
+    heart; 0 leaves that out."""
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    """cpu leaves the GPU to training, beside which evaluations run."""
 
 
 class ImportSpec(ModelSpec):

@@ -8,13 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from shared.contracts.base import Contract, FieldError
-from shared.contracts.checkpoint_specs import ExportSpec, ImportSpec
+from shared.contracts.checkpoint_specs import EvaluateSpec, ExportSpec, ImportSpec
 from shared.contracts.data_specs import IngestSpec, TokenizeSpec
 from shared.contracts.names import OUTPUTS_OF_KIND, ArtifactType, Desired, JobKind, JobState
 from shared.contracts.specs import JobOutput, Label, Spec
 from shared.contracts.training_specs import FinetuneSpec, TrainSpec
 
-AnySpec = IngestSpec | TokenizeSpec | TrainSpec | FinetuneSpec | ExportSpec | ImportSpec
+AnySpec = (
+    IngestSpec | TokenizeSpec | TrainSpec | FinetuneSpec | EvaluateSpec | ExportSpec | ImportSpec
+)
 JobKey = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
@@ -22,6 +24,7 @@ SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
     JobKind.TOKENIZE: TokenizeSpec,
     JobKind.TRAIN: TrainSpec,
     JobKind.FINETUNE: FinetuneSpec,
+    JobKind.EVALUATE: EvaluateSpec,
     JobKind.EXPORT: ExportSpec,
     JobKind.IMPORT: ImportSpec,
 }
@@ -35,7 +38,7 @@ class JobRequest(Contract):
     priority: int = Field(0, ge=-100, le=100)
     """Higher runs first."""
     fresh: bool = False
-    """Run even if an equal data job (ingest, tokenize, export) has already succeeded."""
+    """Run even if an equal data job (ingest, tokenize, evaluate, export) has already succeeded."""
 
 
 class IngestJob(JobRequest):
@@ -66,6 +69,13 @@ class FinetuneJob(JobRequest):
     spec: FinetuneSpec
 
 
+class EvaluateJob(JobRequest):
+    """Measure a checkpoint."""
+
+    kind: Literal[JobKind.EVALUATE]
+    spec: EvaluateSpec
+
+
 class ExportJob(JobRequest):
     """Export a checkpoint."""
 
@@ -81,7 +91,7 @@ class ImportJob(JobRequest):
 
 
 JobCreate = Annotated[
-    IngestJob | TokenizeJob | TrainJob | FinetuneJob | ExportJob | ImportJob,
+    IngestJob | TokenizeJob | TrainJob | FinetuneJob | EvaluateJob | ExportJob | ImportJob,
     Field(discriminator="kind"),
 ]
 

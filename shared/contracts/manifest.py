@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, field_validator
 
 from shared.contracts.base import Contract
+from shared.contracts.evaluation import Evaluation
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.names import ArtifactType, FileRole
 
@@ -23,6 +24,8 @@ MODEL_CONFIG_JSON = "model_config.json"
 MODEL_WEIGHTS = "model.safetensors"
 OPTIMIZER_WEIGHTS = "optimizer.safetensors"
 STATE_JSON = "state.json"
+EVALUATION_JSON = "evaluation.json"
+REPORT_MD = "report.md"
 
 ROLE_OF_FILE = {
     MODEL_WEIGHTS: FileRole.MODEL,
@@ -31,6 +34,7 @@ ROLE_OF_FILE = {
     STATE_JSON: FileRole.STATE,
     TOKENIZER_JSON: FileRole.TOKENIZER,
     TOKENIZER_CONFIG_JSON: FileRole.TOKENIZER,
+    REPORT_MD: FileRole.REPORT,
 }
 """Files with a role of their own; every other file is data."""
 
@@ -149,8 +153,20 @@ class ExportMeta(Contract):
     """What was exported."""
 
 
+class EvaluationMeta(Contract):
+    """What an evaluation found; also its `evaluation.json`, beside `report.md`."""
+
+    type: Literal[ArtifactType.EVALUATION] = ArtifactType.EVALUATION
+    checkpoint_id: str
+    """What was measured."""
+    tokens_id: str
+    """On what."""
+    result: Evaluation
+    """What came out."""
+
+
 ArtifactMeta = Annotated[
-    DatasetMeta | TokenizerMeta | TokensMeta | CheckpointMeta | ExportMeta,
+    DatasetMeta | TokenizerMeta | TokensMeta | CheckpointMeta | EvaluationMeta | ExportMeta,
     Field(discriminator="type"),
 ]
 

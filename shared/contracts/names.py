@@ -12,6 +12,7 @@ class JobKind(StrEnum):
     TOKENIZE = "tokenize"
     TRAIN = "train"
     FINETUNE = "finetune"
+    EVALUATE = "evaluate"
     EXPORT = "export"
     IMPORT = "import"
 
@@ -29,6 +30,7 @@ QUEUE_OF_KIND: dict[JobKind, Queue] = {
     JobKind.TOKENIZE: Queue.TOKENIZER,
     JobKind.TRAIN: Queue.TRAINER_GPU,
     JobKind.FINETUNE: Queue.TRAINER_GPU,
+    JobKind.EVALUATE: Queue.TRAINER_LIGHT,
     JobKind.EXPORT: Queue.TRAINER_LIGHT,
     JobKind.IMPORT: Queue.TRAINER_LIGHT,
 }
@@ -38,10 +40,15 @@ PROGRAM_OF_KIND: dict[JobKind, str] = {
     JobKind.TOKENIZE: "services.tokenizer.run",
     JobKind.TRAIN: "services.trainer.run",
     JobKind.FINETUNE: "services.trainer.run",
+    JobKind.EVALUATE: "services.trainer.run",
     JobKind.EXPORT: "services.trainer.run",
     JobKind.IMPORT: "services.trainer.run",
 }
 """The module a worker starts as a fresh process for a job of this kind."""
+
+
+LAUNCHER = "services.trainer.launch"
+"""The module that runs a program as several processes: `LAUNCHER N MODULE RUN_FILE`."""
 
 
 class TaskName(StrEnum):
@@ -149,6 +156,7 @@ class ArtifactType(StrEnum):
     TOKENIZER = "tokenizer"
     TOKENS = "tokens"
     CHECKPOINT = "checkpoint"
+    EVALUATION = "evaluation"
     EXPORT = "export"
 
 
@@ -157,6 +165,7 @@ OUTPUTS_OF_KIND: dict[JobKind, frozenset[ArtifactType]] = {
     JobKind.TOKENIZE: frozenset({ArtifactType.TOKENIZER, ArtifactType.TOKENS}),
     JobKind.TRAIN: frozenset({ArtifactType.CHECKPOINT}),
     JobKind.FINETUNE: frozenset({ArtifactType.CHECKPOINT}),
+    JobKind.EVALUATE: frozenset({ArtifactType.EVALUATION}),
     JobKind.EXPORT: frozenset({ArtifactType.EXPORT}),
     JobKind.IMPORT: frozenset({ArtifactType.CHECKPOINT, ArtifactType.TOKENIZER}),
 }

@@ -11,6 +11,8 @@ from shared.contracts.jobs import AnySpec
 from shared.contracts.names import JobKind
 
 RUN_FILE_NAME = "run.json"
+EXIT_CODE_FILE = "exit-code"
+"""Beside the run file of a job of several processes: the first writes there how the job ended."""
 
 
 class RunInput(Contract):

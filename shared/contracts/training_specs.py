@@ -61,6 +61,9 @@ class TrainingOptions(ModelSpec):
     """Tokens of a sample."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one."""
+    num_gpus: int = Field(1, ge=1, le=64)
+    """GPUs of one machine that train together (without GPUs: processes). A step's batch_size x
+    gradient_accumulation_steps sequences are dealt out to them, so the step stays the same."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type; master weights are float32. auto: bfloat16 on CUDA, float32 on CPU."""
     compile: bool | Auto = Field(
@@ -87,6 +90,13 @@ class TrainingOptions(ModelSpec):
             raise FieldError(f"min_lr {self.min_lr} is above lr {self.lr}", "min_lr")
         if self.epochs is not None and isinstance(self.max_steps, int):
             raise FieldError("give max_steps or epochs, not both", "max_steps")
+        if isinstance(self.batch_size, int):
+            rows = self.batch_size * self.gradient_accumulation_steps
+            if rows % self.num_gpus:
+                raise FieldError(
+                    f"{rows} sequences a step cannot be dealt out evenly to {self.num_gpus} GPUs",
+                    "num_gpus",
+                )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise FieldError(f"betas must lie in [0, 1), got {self.betas}", "betas")
         return self

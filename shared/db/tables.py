@@ -113,6 +113,8 @@ class JobRow(Base):
     """Artifact ids bound so far, by spec field."""
     outputs: Mapped[dict[str, str]]
     """Artifact ids by output type."""
+    num_slots: Mapped[int] = mapped_column(Integer, default=1, server_default="1")
+    """Slots of one worker that it occupies: the GPUs it trains on."""
     reuse_key: Mapped[str | None] = mapped_column(String(64), index=True)
     """Digest of kind, spec, inputs and code version of a data job once its inputs are bound."""
     fresh: Mapped[bool] = mapped_column(Boolean, default=False)

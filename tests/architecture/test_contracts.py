@@ -26,6 +26,7 @@ MINIMAL_SPECS: dict[JobKind, dict[str, object]] = {
     JobKind.TOKENIZE: {"dataset": TOKENS},
     JobKind.TRAIN: {"model": "demo", "tokens": TOKENS},
     JobKind.FINETUNE: {"model": "demo", "tokens": TOKENS, "checkpoint": CHECKPOINT},
+    JobKind.EVALUATE: {"checkpoint": CHECKPOINT, "tokens": TOKENS},
     JobKind.EXPORT: {"checkpoint": CHECKPOINT},
     JobKind.IMPORT: {"model": "demo", "files": [new_id(IdPrefix.UPLOAD)]},
 }

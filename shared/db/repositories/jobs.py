@@ -55,11 +55,16 @@ def add_job(session: Session, row: JobRow) -> None:
     session.flush()
 
 
-def next_claimable(session: Session, queue: Queue) -> JobRow | None:
-    """The queued job of `queue` that is to run next: by priority, then age."""
+def next_claimable(session: Session, queue: Queue, *, most_slots: int = 1) -> JobRow | None:
+    """The queued job of `queue`, of those that need no more slots, to run next: by priority, then
+    age."""
     query = (
         select(JobRow)
-        .where(JobRow.state == JobState.QUEUED, JobRow.queue == queue)
+        .where(
+            JobRow.state == JobState.QUEUED,
+            JobRow.queue == queue,
+            JobRow.num_slots <= most_slots,
+        )
         .order_by(JobRow.priority.desc(), JobRow.created_at, JobRow.id)
         .limit(1)
     )
@@ -122,14 +127,14 @@ def count_by_state(session: Session) -> dict[tuple[Queue, JobState], int]:
     return {(queue, state): count for queue, state, count in session.execute(query)}
 
 
-def count_running(session: Session) -> dict[Queue, int]:
-    """How many jobs run, by queue."""
+def occupied_slots(session: Session) -> dict[Queue, int]:
+    """How many slots running jobs occupy, by queue."""
     query = (
-        select(JobRow.queue, func.count())
+        select(JobRow.queue, func.sum(JobRow.num_slots))
         .where(JobRow.state == JobState.RUNNING)
         .group_by(JobRow.queue)
     )
-    return {queue: count for queue, count in session.execute(query)}  # noqa: C416 - a Result has keys()
+    return {queue: int(count) for queue, count in session.execute(query)}
 
 
 def mark_dispatched(session: Session, job_ids: Collection[str], now: datetime) -> None:

@@ -24,7 +24,7 @@ from shared.db.tables import JobRow
 from shared.jobs.life.compatibility import check_inputs
 from shared.jobs.life.inputs import load_metas
 
-REUSABLE_KINDS = frozenset({JobKind.INGEST, JobKind.TOKENIZE, JobKind.EXPORT})
+REUSABLE_KINDS = frozenset({JobKind.INGEST, JobKind.TOKENIZE, JobKind.EVALUATE, JobKind.EXPORT})
 """Jobs whose outputs follow from spec, inputs and code alone."""
 PYTHON_SOURCES = frozenset({"python_docs", "python_qa"})
 """Ingest sources that come with the interpreter."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from shared.base.errors import InvalidInputError
+from shared.contracts.checkpoint_specs import EvaluateSpec
 from shared.contracts.data_specs import TokenizeSpec
 from shared.contracts.manifest import ArtifactMeta, CheckpointMeta, DatasetMeta, TokensMeta
 from shared.contracts.model_config import ModelConfig
@@ -26,6 +27,8 @@ def check_inputs(spec: Spec, metas: Mapping[str, ArtifactMeta], *, pointer: str 
         _check_train(spec, metas, pointer)
     elif isinstance(spec, FinetuneSpec):
         _check_finetune(spec, metas, pointer)
+    elif isinstance(spec, EvaluateSpec):
+        _check_evaluate(spec, metas, pointer)
 
 
 def _check_tokenize(spec: TokenizeSpec, metas: Mapping[str, ArtifactMeta], pointer: str) -> None:
@@ -77,6 +80,19 @@ def _check_finetune(spec: FinetuneSpec, metas: Mapping[str, ArtifactMeta], point
     if resumed is not None:
         _check_resume(spec, resumed, base.model, "finetune", pointer)
         _check_tokenizer(tokens, resumed, "the checkpoint to resume", pointer)
+
+
+def _check_evaluate(spec: EvaluateSpec, metas: Mapping[str, ArtifactMeta], pointer: str) -> None:
+    tokens = _meta(metas, "tokens", TokensMeta)
+    checkpoint = _meta(metas, "checkpoint", CheckpointMeta)
+    if tokens is not None and getattr(tokens, spec.split).learned_tokens < 2:
+        raise InvalidInputError(
+            f"The token set's {spec.split} split is empty.",
+            hint="Measure the other split, or tokenize again with a validation_dataset.",
+            pointer=f"{pointer}/split",
+        )
+    if tokens is not None and checkpoint is not None:
+        _check_tokenizer(tokens, checkpoint, "the checkpoint", pointer)
 
 
 def _check_tokens(tokens: TokensMeta, wanted: str, context_length: int, pointer: str) -> None:

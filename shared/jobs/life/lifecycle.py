@@ -44,9 +44,22 @@ NO_LEASE: dict[str, Any] = {
 }
 
 
-def claim(session: Session, queue: Queue, *, worker_id: str, lease_seconds: float) -> JobRow | None:
-    """Take the best queued job of `queue`, raising its fence; None when there is none."""
-    while (row := jobs.next_claimable(session, queue)) is not None:
+def claim(
+    session: Session,
+    queue: Queue,
+    *,
+    worker_id: str,
+    lease_seconds: float,
+    free_slots: int = 1,
+    all_slots: int = 1,
+) -> JobRow | None:
+    """Take the best queued job of `queue` that fits into `all_slots`, raising its fence.
+
+    None when there is none, or when it has to wait for more than `free_slots`.
+    """
+    while (row := jobs.next_claimable(session, queue, most_slots=all_slots)) is not None:
+        if row.num_slots > free_slots:
+            return None
         now = database_now(session)
         values = {
             "token": row.token + 1,

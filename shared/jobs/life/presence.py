@@ -38,5 +38,5 @@ def free_slots(session: Session, now: datetime, *, lease_seconds: float) -> dict
     for row in workers.list_workers(session, seen_since=seen_since):
         for queue, count in row.slots.items():
             slots[Queue(queue)] += count
-    occupied = jobs.count_running(session)
+    occupied = jobs.occupied_slots(session)
     return {queue: max(0, count - occupied.get(queue, 0)) for queue, count in slots.items()}

@@ -38,6 +38,7 @@ from shared.db.repositories.transitions import add_event
 from shared.db.session import database_now
 from shared.db.tables import JobParentRow, JobRow, PipelineRow
 from shared.jobs.life.binding import reuse_earlier
+from shared.jobs.life.capacity import check_slots, slots_of
 from shared.jobs.life.compatibility import check_inputs
 from shared.jobs.life.inputs import Link, ResolvedInputs, check_exists, load_metas, resolve_inputs
 
@@ -75,6 +76,7 @@ def validate_request(session: Session, request: JobCreate) -> JobEstimate:
     inputs = resolve_inputs(session, spec)
     metas = load_metas(session, inputs.bound)
     check_inputs(spec, metas)
+    check_slots(session, request.kind, spec, pointer="/spec")
     return _estimate(request, metas)
 
 
@@ -176,6 +178,7 @@ def _submit(
     spec: Spec = request.spec
     inputs = resolve_inputs(session, spec, job_ids=job_ids, pointer=f"{pointer}/spec")
     check_inputs(spec, load_metas(session, inputs.bound), pointer=f"{pointer}/spec")
+    check_slots(session, request.kind, spec, pointer=f"{pointer}/spec")
     order = _Order(
         kind=request.kind,
         spec=spec,
@@ -196,6 +199,7 @@ def _write(session: Session, order: _Order, now: datetime) -> JobRow:
         kind=order.kind,
         name=order.name,
         queue=QUEUE_OF_KIND[order.kind],
+        num_slots=slots_of(order.spec),
         priority=order.priority,
         state=JobState.QUEUED if inputs.complete else JobState.WAITING,
         desired=Desired.RUN,

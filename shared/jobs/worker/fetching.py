@@ -39,6 +39,7 @@ WEIGHTS_ONLY = (FileRole.MODEL, FileRole.TOKENIZER)
 """What a job that starts from a checkpoint (and does not continue it) needs of it."""
 ROLES_OF_FIELD: dict[tuple[JobKind, str], tuple[FileRole, ...]] = {
     (JobKind.FINETUNE, "checkpoint"): WEIGHTS_ONLY,
+    (JobKind.EVALUATE, "checkpoint"): WEIGHTS_ONLY,
     (JobKind.EXPORT, "checkpoint"): WEIGHTS_ONLY,
 }
 """Inputs of which only some files are fetched."""

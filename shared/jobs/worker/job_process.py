@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from shared.base.process import signal_group, start_process
 from shared.base.settings import ENV_PREFIX, child_environment
+from shared.contracts.names import LAUNCHER
 from shared.jobs.worker.control import Control
 from shared.jobs.worker.relay import Relay
 from shared.jobs.worker.run_folder import RunFolder
@@ -47,7 +48,7 @@ def run_process(
     """
     with folder.log.open("ab") as log:
         process = start_process(
-            [sys.executable, "-m", module, str(folder.run_file)],
+            _command(module, folder, place.processes),
             environment=_environment(place),
             output=log,
             niceness=place.niceness,
@@ -70,6 +71,13 @@ def run_process(
             process.stdin.close()
     relay.take_the_rest()
     return ProcessEnd(returncode=process.returncode, hung_after=hung_after, was_killed=was_killed)
+
+
+def _command(module: str, folder: RunFolder, processes: int) -> list[str]:
+    program = [module, str(folder.run_file)]
+    if processes > 1:
+        program = [LAUNCHER, str(processes), *program]
+    return [sys.executable, "-m", *program]
 
 
 def _has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:

@@ -11,34 +11,32 @@ from collections.abc import Mapping
 
 from shared.base.errors import UnavailableError
 from shared.base.logs import bound_context
-from shared.base.settings import Settings
 from shared.contracts.names import Queue
 from shared.db.tables import JobRow
 from shared.jobs.life.lifecycle import claim
 from shared.jobs.program import Stop
 from shared.jobs.timing import LEASE_SECONDS, POLL_SECONDS
+from shared.jobs.worker.lane import Lane
 from shared.jobs.worker.supervisor import Supervisor
 from shared.jobs.worker.workshop import Place, Workshop
 
 logger = logging.getLogger(__name__)
 
-NICENESS_OF_QUEUE = {Queue.TOKENIZER: 5, Queue.TRAINER_GPU: 0, Queue.TRAINER_LIGHT: 5}
-"""The training program lowers itself; what runs beside it yields to it."""
-
 
 class Slot:
     """One job at a time of one queue."""
 
-    def __init__(self, workshop: Workshop, queue: Queue, place: Place, *, worker_id: str) -> None:
-        self.queue = queue
+    def __init__(self, workshop: Workshop, lane: Lane, *, worker_id: str) -> None:
+        self.queue = lane.queue
         self._workshop = workshop
-        self._place = place
+        self._lane = lane
         self._worker_id = worker_id
         self._rung = threading.Event()
         self._draining = threading.Event()
         self._lock = threading.Lock()
         self._supervisor: Supervisor | None = None
-        self._thread = threading.Thread(target=self._loop, name=f"slot-{queue}", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name=f"slot-{self.queue}", daemon=True)
+        lane.ring_when_free(self.ring)
 
     def start(self) -> None:
         """Begin to claim."""
@@ -78,9 +76,11 @@ class Slot:
         while not self._draining.is_set():
             self._rung.clear()
             try:
-                job = self._claim()
-                if job is not None:
-                    self._see_through(job)
+                claimed = self._lane.claim(self._claim)
+                if claimed is not None:
+                    job, slots = claimed
+                    with self._lane.occupied(slots):
+                        self._see_through(job, self._lane.place(slots))
                     continue
             except UnavailableError as error:
                 logger.warning("Slot %s waits: %s", self.queue, error.message)
@@ -88,17 +88,22 @@ class Slot:
                 logger.exception("Slot %s goes on after a fault", self.queue)
             self._rung.wait(poll_seconds)
 
-    def _claim(self) -> JobRow | None:
+    def _claim(self, free_slots: int) -> JobRow | None:
         lease_seconds = self._workshop.settings.seconds(LEASE_SECONDS)
         with self._workshop.database.transaction() as session:
             return claim(
-                session, self.queue, worker_id=self._worker_id, lease_seconds=lease_seconds
+                session,
+                self.queue,
+                worker_id=self._worker_id,
+                lease_seconds=lease_seconds,
+                free_slots=free_slots,
+                all_slots=self._lane.total,
             )
 
-    def _see_through(self, job: JobRow) -> None:
+    def _see_through(self, job: JobRow, place: Place) -> None:
         bound_context.set({"job_id": job.id})
         logger.info("%s %r begins, attempt %d", job.kind, job.name, job.attempt)
-        supervisor = Supervisor(self._workshop, job, self._place)
+        supervisor = Supervisor(self._workshop, job, place)
         with self._lock:
             self._supervisor = supervisor
             if self._draining.is_set():
@@ -114,24 +119,5 @@ class Slot:
 
 def make_slots(workshop: Workshop, lanes: Mapping[Queue, int], *, worker_id: str) -> list[Slot]:
     """The slots of a worker: `lanes` says how many each queue has."""
-    return [
-        Slot(
-            workshop,
-            queue,
-            _place(workshop.settings, queue, index, num_slots),
-            worker_id=worker_id,
-        )
-        for queue, num_slots in lanes.items()
-        for index in range(num_slots)
-    ]
-
-
-def _place(settings: Settings, queue: Queue, index: int, num_slots: int) -> Place:
-    environment = {}
-    if queue is Queue.TRAINER_GPU and num_slots > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = str(index)
-    return Place(
-        num_threads=max(1, settings.resolved_num_threads // num_slots),
-        environment=environment,
-        niceness=NICENESS_OF_QUEUE[queue],
-    )
+    made = [Lane(workshop.settings, queue, total) for queue, total in lanes.items()]
+    return [Slot(workshop, lane, worker_id=worker_id) for lane in made for _ in range(lane.total)]

@@ -11,12 +11,14 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property, partial
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from shared.base.errors import JobFailedError, LeaseLostError, PlatformError, UnavailableError
 from shared.base.version import code_version
 from shared.contracts.jobs import SPEC_OF_KIND
+from shared.contracts.manifest import REPORT_MD
 from shared.contracts.names import FailureCode
 from shared.contracts.progress import FailedLine, NoticeLine, OutputLine, PhaseLine
 from shared.contracts.run_file import RunFile
@@ -261,16 +263,22 @@ class Supervisor:
 
         A report that cannot be made is a notice to its reader and never the end of a job.
         """
-        if not isinstance(self._spec, TrainingOptions):
-            return
         self._write_last_lines()
         try:
-            text = self._workshop.render_report(self._workshop.database, self._job.id)
-            self._workshop.store.put_bytes(report_key(self._job.id), text.encode())
+            text = self._report_text()
+            if text is not None:
+                self._workshop.store.put_bytes(report_key(self._job.id), text.encode())
         except Exception:
             logger.exception("The report of job %s could not be made", self._job.id)
             message = "The report could not be made; the worker's log says why."
             self._relay.tell(NoticeLine(level="warning", message=message))
+
+    def _report_text(self) -> str | None:
+        """Of training, from the rows; of other jobs, what the program has written, if it has."""
+        if isinstance(self._spec, TrainingOptions):
+            return self._workshop.render_report(self._workshop.database, self._job.id)
+        written = [Path(line.path) / REPORT_MD for line in self._output_lines]
+        return next((path.read_text("utf-8") for path in written if path.is_file()), None)
 
     def _write_last_lines(self) -> None:
         outlast_outage(

@@ -36,6 +36,7 @@ _ID_OF_OUTPUT = {
     ArtifactType.DATASET: IdPrefix.DATASET,
     ArtifactType.TOKENS: IdPrefix.DATASET,
     ArtifactType.TOKENIZER: IdPrefix.TOKENIZER,
+    ArtifactType.EVALUATION: IdPrefix.EVALUATION,
 }
 
 

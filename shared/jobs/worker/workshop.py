@@ -43,3 +43,5 @@ class Place:
     """Variables on top of the worker's."""
     niceness: int = 0
     """How much the process yields to others."""
+    processes: int = 1
+    """As how many processes a job runs."""

@@ -13,7 +13,7 @@ from services.trainer.evaluate import (
     Evaluator,
     ValidationDialogues,
     ValidationWindows,
-    greedy_samples,
+    complete,
 )
 from services.trainer.packing import Dialogue, PackedData
 from shared.contracts.model_config import ModelConfig
@@ -103,19 +103,19 @@ def slow_greedy(model: Transformer, prompt: list[int], count: int, end_id: int) 
 def test_batched_samples_equal_one_prompt_at_a_time(model: Transformer) -> None:
     prompts = [[5], [7, 8, 9], [250, 3]]
     free = [slow_greedy(model, prompt, 5, -1) for prompt in prompts]
-    assert greedy_samples(model, prompts, max_tokens=5, end_id=-1) == free
+    assert complete(model, prompts, max_tokens=5, end_id=-1) == free
     assert [len(ids) for ids in free] == [5, 5, 5]
     end_id = free[0][2]
     ended = [slow_greedy(model, prompt, 5, end_id) for prompt in prompts]
-    assert greedy_samples(model, prompts, max_tokens=5, end_id=end_id) == ended
+    assert complete(model, prompts, max_tokens=5, end_id=end_id) == ended
     assert len(ended[0]) < 5
 
 
 def test_a_prompt_that_leaves_no_room_keeps_its_end(model: Transformer) -> None:
-    (found,) = greedy_samples(model, [list(range(20, 40))], max_tokens=5, end_id=-1)
+    (found,) = complete(model, [list(range(20, 40))], max_tokens=5, end_id=-1)
     assert found == slow_greedy(model, [37, 38, 39], 5, -1)
 
 
 def test_an_empty_prompt_begins_at_a_document_start(model: Transformer) -> None:
-    (found,) = greedy_samples(model, [[]], max_tokens=3, end_id=0)
+    (found,) = complete(model, [[]], max_tokens=3, end_id=0)
     assert found == slow_greedy(model, [0], 3, 0)

@@ -17,6 +17,7 @@ from services.trainer.loop import Hooks, Outcome, Position, Trainer
 from services.trainer.optim import make_optimizer
 from services.trainer.plan import Plan
 from services.trainer.schedule import Schedule
+from services.trainer.team import ALONE, TeamLoss
 from shared.base.errors import JobFailedError
 from shared.contracts.names import FailureCode
 from shared.contracts.progress import MetricsLine, NoticeLine, ProgressLine, ProgressMessage
@@ -85,7 +86,7 @@ class Fixture:
         self.trainer = Trainer(
             model=self.model,
             optimizer=optimizer,
-            loss=self.loss,
+            loss=TeamLoss(self.model, self.loss, ALONE),
             data=CountingData(),
             order=DataOrder(seed=0, num_sequences=6),
             plan=plan(total_steps, log_interval=log_interval, patience=patience),
@@ -181,7 +182,9 @@ def test_an_asynchronous_run_that_stays_bad_fails_at_its_second_look() -> None:
 def test_an_infinite_gradient_of_a_finite_loss_counts_too() -> None:
     fixture = Fixture(total_steps=1)
     weight = fixture.model.weight
-    fixture.trainer._loss = lambda batch: (weight.sum() - weight.sum().detach()).sqrt()
+    fixture.trainer._loss = TeamLoss(
+        fixture.model, lambda batch: (weight.sum() - weight.sum().detach()).sqrt(), ALONE
+    )
     fixture.trainer.run()
     assert fixture.weight == 1.0
     assert "not finite at step 1" in fixture.notices[0]
