@@ -67,6 +67,13 @@ class ConflictError(PlatformError):
     code = "conflict"
 
 
+class RequestTimeoutError(PlatformError):
+    """A request that did not arrive whole in time."""
+
+    status_code = 408
+    code = "request_timeout"
+
+
 class TooLargeError(PlatformError):
     """A body or a dataset beyond its limit."""
 

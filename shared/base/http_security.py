@@ -6,6 +6,7 @@ public only when it is listed. Knows no route and no error format: the service r
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -20,6 +21,7 @@ from shared.base.errors import (
     ForbiddenError,
     InvalidInputError,
     PlatformError,
+    RequestTimeoutError,
     TooLargeError,
     UnauthorizedError,
 )
@@ -43,6 +45,8 @@ SECURITY_HEADERS = (
 )
 """On every response that does not set them itself: no answer is a page, unless it says so."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+BODY_SECONDS = 30.0
+"""A body (uploads apart) must be there by then."""
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _PORT = re.compile(r":\d+$")
 
@@ -165,10 +169,16 @@ class SecurityMiddleware:
     async def _read_body(self, receive: Receive) -> Receive:
         body = bytearray()
         last: Message = {"type": "http.request", "more_body": True}
-        while last["type"] == "http.request" and last.get("more_body", False):
-            last = await receive()
-            body += last.get("body", b"")
-            self._check_size(len(body))
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while last["type"] == "http.request" and last.get("more_body", False):
+                    last = await receive()
+                    body += last.get("body", b"")
+                    self._check_size(len(body))
+        except TimeoutError as error:
+            raise RequestTimeoutError(
+                f"The body was not there after {BODY_SECONDS:g} s; {len(body)} bytes had come."
+            ) from error
         complete = {"type": "http.request", "body": bytes(body), "more_body": False}
         waiting: list[Message] = [complete if last["type"] == "http.request" else last]
 
@@ -196,6 +206,8 @@ class SecurityMiddleware:
                 hint=f"Its log has the details under request id {request_id}.",
             )
         status, headers, body = self._render_error(shown, request_id)
+        if status == RequestTimeoutError.status_code:
+            headers = {**headers, "connection": "close"}  # what may still come is no request
         if status == UnauthorizedError.status_code:
             headers = {**headers, "www-authenticate": "Bearer"}
         await response.send_whole(status, headers, body)
