@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 
 from shared.contracts.manifest import MODEL_WEIGHTS, OPTIMIZER_WEIGHTS
@@ -27,6 +29,34 @@ class Result:
     optimizer: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """How an attempt began, and when the one before it was found to have ended."""
+
+    attempt: int
+    at: datetime
+    queued_at: datetime
+    resume_step: int
+    """0 when the attempt begins anew."""
+
+
+def claims_of(cluster: Cluster, job_id: str) -> list[Claim]:
+    """Every claim of the job, in order."""
+    with cluster.database.reading() as session:
+        events = stream.read_events(session, job_id, after=0, limit=EVERYTHING)
+    states = [event for event in events if _is_state(event)]
+    return [
+        Claim(
+            attempt=event.attempt,
+            at=event.at,
+            queued_at=before.at,
+            resume_step=event.data["resume_step"] or 0,
+        )
+        for before, event in pairwise(states)
+        if event.data["state"] == JobState.RUNNING
+    ]
+
+
 def check_history(cluster: Cluster, job_id: str) -> None:
     """AssertionError unless the job ended once and nobody wrote under a fence that had passed."""
     with cluster.database.reading() as session:
@@ -39,7 +69,7 @@ def check_history(cluster: Cluster, job_id: str) -> None:
     ends = [event.data["state"] for event in states if event.data["state"] in TERMINAL_STATES]
     assert ends == [row.state], "exactly one terminal state"
     assert states[-1].data["state"] == row.state, "and it is the last"
-    claims = [event for event in states if event.data["state"] == JobState.RUNNING]
+    claims = _claims(states)
     assert all(a.token < b.token for a, b in pairwise(claims)), "every claim raises the fence"
     assert [claim.attempt for claim in claims] == list(range(1, row.attempt + 1))
     assert all(a.token <= b.token for a, b in pairwise(events)), "no event under a passed fence"
@@ -72,6 +102,10 @@ def result_of(cluster: Cluster, job_id: str) -> Result:
         weights=digests[MODEL_WEIGHTS],
         optimizer=digests[OPTIMIZER_WEIGHTS],
     )
+
+
+def _claims(states: Sequence[EventRow]) -> list[EventRow]:
+    return [event for event in states if event.data["state"] == JobState.RUNNING]
 
 
 def _is_state(event: EventRow) -> bool:

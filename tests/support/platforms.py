@@ -108,11 +108,13 @@ def _environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
 
 def assert_gone(processes: list[psutil.Process]) -> None:
     """Wait until none of the processes runs any more."""
+    what = "no process of the platform is left"
+    wait_until(lambda: not still_running(processes), what, seconds=10.0)
 
-    def left() -> list[psutil.Process]:
-        return [process for process in processes if process.is_running() and _is_alive(process)]
 
-    wait_until(lambda: not left(), "no process of the platform is left", seconds=10.0)
+def still_running(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended."""
+    return [process for process in processes if process.is_running() and _is_alive(process)]
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,40 +27,77 @@ class CannotStartError(Exception):
     """There is no usable PostgreSQL here; the message says what was tried."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresServer:
+    """A server that a test may stop and start again."""
+
+    binaries: Path
+    folder: Path
+    port: int
+    as_user: dict[str, Any]
+
+    @property
+    def url(self) -> str:
+        """SQLAlchemy's URL of the database."""
+        return f"postgresql+psycopg://{USER}@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not been stopped."""
+        return (self.folder / "data" / "postmaster.pid").exists()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = (
+            f"-c listen_addresses=127.0.0.1 -c port={self.port} "
+            f"-c unix_socket_directories={self.folder} -c fsync=off -c max_connections=200"
+        )
+        log = self.folder / "log"
+        start = ["-l", log, "-o", options, "-w", "-t", str(START_SECONDS), "start"]
+        self._control(start, log=log)
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop it; `immediate` is what a crash looks like to its clients and to its files."""
+        self._control(["-m", mode, "stop"])
+
+    def _control(self, arguments: list[str | Path], *, log: Path | None = None) -> None:
+        command = [self.binaries / "pg_ctl", "-D", self.folder / "data", *arguments]
+        _run(command, self.as_user, log=log)
+
+
 @contextmanager
 def running_postgres() -> Iterator[str]:
     """Start a server and yield the SQLAlchemy URL of an empty database; stop it afterwards.
 
     Raises CannotStartError when no server can be started.
     """
+    with postgres_server() as server:
+        yield server.url
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """The same, for whoever stops and starts it in between."""
     binaries = _find_binaries()
     as_user = _unprivileged_user()
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # sockets need short paths
     try:
         if as_user:
             shutil.chown(folder, as_user["user"], as_user["group"])
-        url = _start(binaries, folder, as_user)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        server = PostgresServer(binaries=binaries, folder=folder, port=port, as_user=as_user)
+        options = ["-U", USER, "-A", "trust", "-E", "UTF8", "-N"]
+        _run([binaries / "initdb", "-D", folder / "data", *options], as_user)
+        server.start()
         try:
-            yield url
+            yield server
         finally:
-            _run([binaries / "pg_ctl", "-D", folder / "data", "-m", "fast", "stop"], as_user)
+            if server.is_running:
+                server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _start(binaries: Path, folder: Path, as_user: dict[str, Any]) -> str:
-    data = folder / "data"
-    _run([binaries / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "-N"], as_user)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = (
-        f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} "
-        "-c fsync=off -c max_connections=60"
-    )
-    start = [binaries / "pg_ctl", "-D", data, "-l", folder / "log", "-o", options]
-    _run([*start, "-w", "-t", str(START_SECONDS), "start"], as_user, log=folder / "log")
-    return f"postgresql+psycopg://{USER}@127.0.0.1:{port}/postgres"
 
 
 def _find_binaries() -> Path:
