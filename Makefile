@@ -1,7 +1,7 @@
 # Ryan-GPT. `make` alone shows what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-compose check fmt bench gpu-check reset clean
+.PHONY: help setup demo up test test-compose chaos check fmt bench gpu-check reset clean
 
 # The first of these that really runs and has a supported version; PYTHON=... overrides.
 PYTHON ?= $(shell for name in python3.11 python3.12 python3 python; do \
@@ -42,6 +42,9 @@ test: $(DEV) ## Run every test
 
 test-compose: $(DEV) ## Build the images and try the compose file on a real Docker engine
 	@$(BIN)/python -m pytest -q -s tests/compose
+
+chaos: $(DEV) ## Break everything at true durations and write docs/chaos-report.md (an hour; QUICK=1: 20 minutes)
+	@$(BIN)/python -m tests.faults.chaos $(if $(QUICK),--quick)
 
 check: $(DEV) ## Lint, formatting, types, import contracts
 	@$(BIN)/ruff check .

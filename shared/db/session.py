@@ -25,8 +25,15 @@ from shared.base.errors import StartupError, UnavailableError
 SQLITE_BUSY_SECONDS = 20
 CONNECT_SECONDS = 5
 POOL_SECONDS = 10
-PASSING_SQLSTATES = ("08", "40", "53", "57P", "58", "55P03", "25006")
-"""PostgreSQL: connection, rollback, resources, shutdown, system, lock, read-only (failing over)."""
+IDLE_TRANSACTION_SECONDS = 15
+"""PostgreSQL ends a transaction whose client is silent for so long, and frees its locks: a worker
+that is frozen in the middle of one would keep its job from being taken over."""
+KEEPALIVE = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3}
+"""Seconds, and probes: a server behind a dead network is given up after 50 seconds, not two hours.
+"""
+PASSING_SQLSTATES = ("08", "40", "53", "57P", "58", "55P03", "25006", "25P03")
+"""PostgreSQL: connection, rollback, resources, shutdown, system, lock, read-only (failing over),
+silent transaction ended."""
 PASSING_SQLITE_CODES = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
 )
@@ -107,7 +114,11 @@ def _make_engine(url: str) -> Engine:
             pool_size=10,
             max_overflow=20,
             pool_timeout=POOL_SECONDS,
-            connect_args={"connect_timeout": CONNECT_SECONDS},
+            connect_args={
+                "connect_timeout": CONNECT_SECONDS,
+                "options": f"-c idle_in_transaction_session_timeout={IDLE_TRANSACTION_SECONDS}s",
+                **KEEPALIVE,
+            },
         )
     engine = create_engine(
         url,

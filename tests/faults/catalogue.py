@@ -11,7 +11,7 @@ from shared.contracts.names import JobState
 from tests.faults.cluster import Cluster
 from tests.faults.history import Result, check_history, result_of
 from tests.faults.ledger import Ledger
-from tests.faults.scenarios import deaths, outages, soak, users
+from tests.faults.scenarios import deaths, outages, saves, soak, users
 from tests.faults.served import Reader
 from tests.faults.trial import Scale, Trial
 
@@ -60,6 +60,7 @@ LEADER_KILLED = _scenario("F21", "kill -9 of the leader", deaths.leader_killed)
 LEADER_KILLED = _scenario("F21", "kill -9 of the leader", deaths.leader_killed)
 AGAIN = _scenario("F27", "one request from 50 threads", users.submitted_again)
 SUSPENDED = _scenario("F30", "machine suspended for 120 s", outages.machine_suspended)
+SAVED = _scenario("save", "checkpoints of the 12.5M model", saves.reference_saved)
 SOAK = _scenario("F29", "random faults every 20 s", soak.soak)
 
 
@@ -93,7 +94,7 @@ PLATFORMS = (
     ),
     Platform(
         name="store", shared=True, num_workers=2,
-        scenarios=(KILLED_IN_COMMIT, STORE_AWAY, STORE_BAD, DAMAGED, DISK_FULL),
+        scenarios=(KILLED_IN_COMMIT, STORE_AWAY, STORE_BAD, DAMAGED, DISK_FULL, SAVED),
     ),
 )  # fmt: skip
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,13 +27,14 @@ from tests.faults.trial import Scale
 
 REPORT = ROOT / "docs" / "chaos-report.md"
 POLL_SECONDS = 2.0
-PATIENCE_SECONDS = 1200.0
+PATIENCE_SECONDS = 600.0
 RESULTS = "results.jsonl"
 
 
 def main() -> int:
     """Run all platforms, or with `--platform` the one; exit with 1 when something did not hold."""
     arguments = _parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
     scale = QUICK if arguments.quick else FULL
     if arguments.platform:
         [platform] = [known for known in PLATFORMS if known.name == arguments.platform]
@@ -39,10 +42,14 @@ def main() -> int:
         return 0
     report = arguments.report or (None if arguments.quick else REPORT)
     chosen = [p for p in PLATFORMS if not arguments.only or p.name in arguments.only]
-    with tempfile.TemporaryDirectory(prefix="chaos-", dir=arguments.folder) as folder:
-        ledgers = _run_all(chosen, scale, Path(folder), report, quick=arguments.quick)
+    folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=arguments.folder))
+    ledgers = _run_all(chosen, scale, folder, report, quick=arguments.quick)
     wanted = sum(len(platform.scenarios) for platform in chosen)
-    return 0 if len(ledgers) == wanted and all(ledger.is_good for ledger in ledgers) else 1
+    if len(ledgers) < wanted or not all(ledger.is_good for ledger in ledgers):
+        _say(f"What the platforms wrote is kept in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 def _parse() -> argparse.Namespace:
@@ -81,7 +88,8 @@ def _run_all(
             time.sleep(POLL_SECONDS)
     finally:
         for driver in drivers:
-            driver.kill()
+            driver.terminate()
+        for driver in drivers:
             driver.wait()
 
 

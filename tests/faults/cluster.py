@@ -32,16 +32,16 @@ from tests.faults.tokens import add_tokens
 from tests.support.platforms import assert_gone
 from tests.support.rows import submit
 from tests.support.s3_servers import free_port
-from tests.support.training import TINY
+from tests.support.training import TINY, tiny_tokens
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 180.0
-STEPS = 720
+STEPS = 480
 INTERVAL = 60
 SPEC: dict[str, Any] = {
     **TINY, "max_steps": STEPS, "log_interval": 5, "save_interval": INTERVAL,
-    "eval_interval": 360, "keep_checkpoints": 3,
+    "eval_interval": 240, "keep_checkpoints": 3,
 }  # fmt: skip
 RUN_PATH = re.compile(r"/runs/(job_\w+)/t(\d+)/")
 
@@ -195,7 +195,10 @@ class Cluster:
 
     def submit(self, **changes: Any) -> str:
         """Queue one small training job; return its id."""
-        spec = {**SPEC, "tokens": self.tokens, **changes}
+        return self.submit_spec({**SPEC, "tokens": self.tokens, **changes})
+
+    def submit_spec(self, spec: dict[str, Any]) -> str:
+        """Queue a training job; return its id."""
         with self.database.transaction() as session:
             return submit(session, {"kind": "train", "spec": spec}).id
 
@@ -291,7 +294,8 @@ def running_cluster(
             _log=log,
         )
         try:
-            cluster.tokens = add_tokens(cluster.database, cluster.store, folder / "tokens")
+            tokens = tiny_tokens(folder / "tokens")
+            cluster.tokens = add_tokens(cluster.database, cluster.store, tokens)
             for name in ("api", *cluster.workers):
                 cluster.start(name)
             yield cluster

@@ -1,4 +1,4 @@
-"""A small stored token set, as a tokenize job would have left it."""
+"""Stored token sets, as a tokenize job would have left them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from shared.storage.base import ObjectStore
 from shared.storage.folders import describe_folder, store_folder
 from shared.storage.keys import output_prefix
 from tests.support.rows import INGEST, submit
-from tests.support.training import tiny_tokens
 
 
 def add_tokens(database: Database, store: ObjectStore, folder: Path) -> str:
-    """Store the tokens that the trainer's own tests use; return the artifact's id."""
-    tiny_tokens(folder)
+    """Store the token set in `folder`; return the artifact's id."""
     with database.transaction() as session:
         maker = submit(session, INGEST).id
         request_cancel(session, maker)  # it owns the row, and is never run
