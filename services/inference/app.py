@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from services.inference.admin import admin_router
 from services.inference.errors import install_error_handlers
 from services.inference.health import PUBLIC_PATHS, health_router
 from services.inference.responses import ErrorBody
@@ -48,6 +49,7 @@ def create_app(service: InferenceService, settings: Settings) -> FastAPI:
     app.include_router(openai_router(service))
     app.include_router(tokenization_router(service))
     app.include_router(health_router(service))
+    app.include_router(admin_router(service))
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]  # as FastAPI advises
     app.add_middleware(
         SecurityMiddleware,

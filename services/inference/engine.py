@@ -123,6 +123,18 @@ class Engine:
             self._scheduler.remove(sequence)
         self._observer.on_finish(sequence)
 
+    def uses(self, model: LoadedModel) -> bool:
+        """Whether any sequence is bound to `model`."""
+        with self._changed:
+            return any(one.model is model for one in self._scheduler.sequences())
+
+    def retire(self, model: LoadedModel) -> None:
+        """Fail the sequences that are bound to `model`."""
+        with self._changed:
+            bound = [one for one in self._scheduler.sequences() if one.model is model]
+        message = f"Version {model.version} of {model.name} was replaced; ask again."
+        self._fail(bound, message, FailureCode.RETIRED)
+
     def step(self) -> bool:
         """Compute one step; return whether there was anything to compute."""
         now = time.monotonic()

@@ -45,6 +45,7 @@ class KVCache:
     ) -> None:
         self.shape = shape
         self.num_slots = num_slots
+        self.dtype = dtype
         size = (
             shape.num_layers,
             num_slots * shape.context_length,

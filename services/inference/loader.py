@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Collection
+from enum import StrEnum
 from pathlib import Path
 
 import torch
@@ -34,6 +35,17 @@ ROLES = (FileRole.MODEL, FileRole.TOKENIZER)
 CANARY_TEXT = "The capital of France is"
 
 
+class LoadStage(StrEnum):
+    """How far a version came on its way into service."""
+
+    DOWNLOAD = "download"
+    """Manifest and files are fetched and their digests compared."""
+    LOAD = "load"
+    """Tokenizer and weights are read and must fit each other and the manifest."""
+    TRY = "try"
+    """A test prompt is computed."""
+
+
 class ModelLoader:
     """Brings checkpoints to `folder/<checkpoint id>/` and into memory."""
 
@@ -41,6 +53,8 @@ class ModelLoader:
         self._store = store
         self._folder = folder
         self._runtime = runtime
+        self.stage = LoadStage.DOWNLOAD
+        """Where the present or last `load` is or ended."""
 
     def load(self, pointer: ModelPointer) -> LoadedModel:
         """Return the version that `pointer` names, tried out.
@@ -48,11 +62,14 @@ class ModelLoader:
         Raises UnavailableError or NotFoundError when the store does not give it, IntegrityError or
         InvalidInputError when what it gives cannot be served.
         """
+        self.stage = LoadStage.DOWNLOAD
         manifest, meta = self._read_manifest(pointer)
         folder = self._fetch(pointer, manifest)
+        self.stage = LoadStage.LOAD
         tokenizer = Tokenizer.load(folder)
         _check_agreement(folder, meta, tokenizer, pointer)
         runtime = self._runtime
+        runtime.budget.check(meta.model)
         network = Network(
             meta.model,
             load_state(folder / MODEL_WEIGHTS),
@@ -67,15 +84,18 @@ class ModelLoader:
             attention=runtime.attention,
             device=runtime.device,
         )
+        runtime.budget.count(model)
+        self.stage = LoadStage.TRY
         self._try_out(model)
         return model
 
     def prune(self, keep: Collection[str]) -> None:
-        """Delete local checkpoints except those with an id in `keep`."""
+        """Delete local checkpoints except those with an id in `keep`, and broken-off downloads."""
         if not self._folder.is_dir():
             return
         for path in self._folder.iterdir():
-            if is_id(path.name, IdPrefix.CHECKPOINT) and path.name not in keep:
+            is_checkpoint = is_id(path.name, IdPrefix.CHECKPOINT)
+            if path.suffix == ".tmp" or (is_checkpoint and path.name not in keep):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _read_manifest(self, pointer: ModelPointer) -> tuple[Manifest, CheckpointMeta]:

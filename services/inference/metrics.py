@@ -10,6 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from services.inference.engine import StepStats
+from services.inference.loader import LoadStage
 from services.inference.registry import ModelRegistry
 from services.inference.sequence import FinishReason, Sequence
 from shared.contracts.serving import ModelPointer
@@ -24,7 +25,7 @@ TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 class Metrics:
-    """The engine's observer and the watcher's `on_swap`, as counters and histograms."""
+    """The observer of engine and watcher, as counters and histograms."""
 
     def __init__(self, models: ModelRegistry, runtime: dict[str, str]) -> None:
         self._registry = CollectorRegistry()
@@ -53,7 +54,9 @@ class Metrics:
             "model_swap_seconds", "From publication to service.", SWAP_SECONDS, labels
         )
         self._failed = self._counter(
-            "model_swap_failures", "Published versions that could not be served.", labels
+            "model_swap_failures",
+            "Published versions that could not be served.",
+            ("model_name", "stage"),
         )
         info = Gauge(
             "ryangpt_runtime_info", "How this process computes.", list(runtime),
@@ -90,12 +93,13 @@ class Metrics:
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self._whole.labels(name).observe(time.monotonic() - sequence.created_at)
 
-    def on_swap(self, pointer: ModelPointer, seconds: float | None) -> None:
-        """See watcher.OnSwap."""
-        if seconds is None:
-            self._failed.labels(pointer.model).inc()
-        else:
-            self._swaps.labels(pointer.model).observe(seconds)
+    def on_swap(self, pointer: ModelPointer, seconds: float) -> None:
+        """See SwapObserver."""
+        self._swaps.labels(pointer.model).observe(seconds)
+
+    def on_swap_failure(self, pointer: ModelPointer, stage: LoadStage) -> None:
+        """See SwapObserver."""
+        self._failed.labels(pointer.model, stage.value).inc()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -8,6 +8,7 @@ import torch
 
 from services.inference.attention import AttentionBackend, choose_attention
 from services.inference.kv_cache import KVCachePool
+from services.inference.memory import MemoryBudget
 from shared.base.errors import StartupError
 from shared.base.settings import Settings
 
@@ -20,6 +21,7 @@ class Runtime:
     dtype: torch.dtype
     attention: AttentionBackend
     caches: KVCachePool
+    budget: MemoryBudget
 
     def describe(self) -> dict[str, str]:
         """For health, metrics and the log."""
@@ -37,7 +39,10 @@ def open_runtime(settings: Settings) -> Runtime:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     attention = choose_attention(settings.attention, device, _open_xformers)
     caches = KVCachePool(num_slots=settings.inference_slots, device=device, dtype=dtype)
-    return Runtime(device=device, dtype=dtype, attention=attention, caches=caches)
+    budget = MemoryBudget(
+        settings.inference_memory_bytes, num_slots=settings.inference_slots, dtype=dtype
+    )
+    return Runtime(device=device, dtype=dtype, attention=attention, caches=caches, budget=budget)
 
 
 def _choose_device(settings: Settings) -> torch.device:

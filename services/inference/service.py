@@ -8,6 +8,7 @@ from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
 
 from services.inference.detokenizer import Detokenizer
+from services.inference.draining import Draining
 from services.inference.engine import Engine
 from services.inference.loaded_model import LoadedModel
 from services.inference.loader import ModelLoader
@@ -61,8 +62,9 @@ class InferenceService:
             store,
             ModelLoader(store, settings.data_dir.resolve() / "inference", runtime),
             self.models,
+            Draining(self.engine, seconds=self._answer_seconds),
+            self.metrics,
             interval_seconds=settings.seconds(POLL_SECONDS),
-            on_swap=self.metrics.on_swap,
         )
         self.metrics.watch_index_age(lambda: self.watcher.last_read)
         url = settings.redis_url.get_secret_value()

@@ -11,11 +11,12 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 from pydantic import ValidationError
 
-from services.inference.loader import ModelLoader
+from services.inference.draining import Draining
+from services.inference.loader import LoadStage, ModelLoader
 from services.inference.registry import ModelRegistry
 from shared.base.clock import utc_now
 from shared.base.errors import NotFoundError, PlatformError, UnavailableError
@@ -27,8 +28,15 @@ logger = logging.getLogger(__name__)
 JITTER = 0.2
 LONGEST_BACKOFF_SECONDS = 300.0
 
-OnSwap = Callable[[ModelPointer, float | None], None]
-"""Told a pointer and the seconds from its publication to its service, or None for a failure."""
+
+class SwapObserver(Protocol):
+    """Told how swaps went, for metrics."""
+
+    def on_swap(self, pointer: ModelPointer, seconds: float) -> None:
+        """A version is served, so many seconds after its publication."""
+
+    def on_swap_failure(self, pointer: ModelPointer, stage: LoadStage) -> None:
+        """A version is not served because of what happened at `stage`."""
 
 
 class ModelWatcher:
@@ -39,15 +47,17 @@ class ModelWatcher:
         store: ObjectStore,
         loader: ModelLoader,
         registry: ModelRegistry,
+        draining: Draining,
+        observer: SwapObserver,
         *,
         interval_seconds: float,
-        on_swap: OnSwap,
     ) -> None:
         self._store = store
         self._loader = loader
         self._registry = registry
         self._interval = interval_seconds
-        self._on_swap = on_swap
+        self._draining = draining
+        self._observer = observer
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="model-watcher", daemon=True)
@@ -121,6 +131,8 @@ class ModelWatcher:
             return False
         if served is not None and pointer.seq < served.pointer.seq:
             return False  # an old index, read late or written by a leader that is none any more
+        if self._draining.blocks(pointer.model):
+            return False  # what is newest when it has ended is loaded then
         failure = self._registry.failure(pointer.model)
         if failure is None or failure.pointer.manifest_sha256 != pointer.manifest_sha256:
             return True
@@ -135,8 +147,9 @@ class ModelWatcher:
         replaced = self._registry.install(model)
         if replaced is not None:
             self._previous[pointer.model] = replaced.pointer.checkpoint_id
+            self._draining.begin(replaced)
         seconds = (utc_now() - pointer.published_at).total_seconds()
-        self._on_swap(pointer, max(0.0, seconds))
+        self._observer.on_swap(pointer, max(0.0, seconds))
         logger.info("Serving %s:%s", pointer.model, pointer.version)
         return True
 
@@ -148,7 +161,7 @@ class ModelWatcher:
         failure = self._registry.record_failure(pointer, reason, retryable=retryable)
         backoff = min(LONGEST_BACKOFF_SECONDS, self._interval * 2.0**failure.attempts)
         self._retry_at[pointer.model] = time.monotonic() + backoff
-        self._on_swap(pointer, None)
+        self._observer.on_swap_failure(pointer, self._loader.stage)
         expected = isinstance(error, PlatformError)
         logger.error(
             "%s:%s is not served: %s",

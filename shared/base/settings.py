@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     inference_slots: int = Field(8, ge=1, le=1024)
     """Requests the engine generates for at once; each slot holds a whole context of keys and
     values, 7.9 MB for the reference preset in float32."""
+    inference_memory_bytes: int = Field(0, ge=0)
+    """Bytes that weights and caches of all served models may take; 0 means no bound. A version that
+    does not fit beside what is loaded is not served until it does."""
     inference_queue: int = Field(256, ge=0, le=100_000)
     """Requests that may wait for a slot; more are answered 429."""
     inference_queue_tokens: int = Field(131_072, ge=1)

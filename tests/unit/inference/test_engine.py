@@ -150,6 +150,20 @@ def test_a_deadline_ends_what_runs_and_a_start_deadline_what_waits() -> None:
     assert bench.engine.load == (0, 0)
 
 
+def test_retiring_a_version_fails_its_requests_and_no_others() -> None:
+    bench = EngineBench(num_slots=2)
+    old, new = bench.load(MODEL), bench.load(MODEL, version=2)
+    running, kept, waiting = bench.add(old, [5]), bench.add(new, [6]), bench.add(old, [7])
+    bench.engine.step()
+    assert bench.engine.uses(old)
+    bench.engine.retire(old)
+    assert not bench.engine.uses(old)
+    bench.finish()
+    codes = {one: delta.error_code for one, delta in bench.delivered if delta.error}
+    assert codes == {running: FailureCode.RETIRED, waiting: FailureCode.RETIRED}
+    assert answer_ids(kept) == greedy_without_cache(MODEL, [6], 20)
+
+
 @pytest.mark.parametrize("token_budget", [64, 8])
 def test_prompt_logprobs_are_those_of_the_whole_text_also_in_chunks(token_budget: int) -> None:
     bench = EngineBench(token_budget=token_budget)

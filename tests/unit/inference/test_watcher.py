@@ -12,31 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.inference.loader import ModelLoader
-from services.inference.registry import ModelNotFoundError, ModelNotReadyError, ModelRegistry
-from services.inference.runtime import open_runtime
-from services.inference.watcher import ModelWatcher
+from services.inference.registry import ModelNotFoundError, ModelNotReadyError
 from shared.base.errors import UnavailableError
-from shared.base.settings import Settings
 from shared.contracts.manifest import MODEL_CONFIG_JSON, MODEL_WEIGHTS, TOKENIZER_JSON
 from shared.contracts.serving import MODELS_INDEX_KEY, ModelPointer
-from shared.storage.local import LocalStore
+from tests.support.following import FollowingSite as Site
 from tests.support.models import small_tokenizer
-from tests.support.serving import SMALL_MODELS, Publisher, random_model
+from tests.support.serving import SMALL_MODELS, random_model
 
 CONFIG = SMALL_MODELS["arcee"]
 FIRST, SECOND = random_model(CONFIG, seed=1), random_model(CONFIG, seed=2)
-
-
-class FlakyStore(LocalStore):
-    """A local store that can be away."""
-
-    away = False
-
-    def get_bytes(self, key: str) -> bytes:
-        if self.away:
-            raise UnavailableError("The store cannot be reached.")
-        return super().get_bytes(key)
 
 
 @contextmanager
@@ -48,44 +33,6 @@ def break_off(_key: str) -> Iterator[Iterator[bytes]]:
         raise UnavailableError("The connection broke.")
 
     yield chunks()
-
-
-class Site:
-    """A watcher over a store, polled by hand."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store = FlakyStore(folder / "objects")
-        self.publisher = Publisher(self.store, folder / "work")
-        self.folder = folder / "inference"
-        self.registry = ModelRegistry()
-        self.swaps: list[tuple[int, bool]] = []
-        runtime = open_runtime(Settings(device="cpu", num_threads=1))
-        self.loads: list[int] = []
-        loader = ModelLoader(self.store, self.folder, runtime)
-        real_load = loader.load
-
-        def counting_load(pointer: ModelPointer) -> Any:
-            self.loads.append(pointer.version)
-            return real_load(pointer)
-
-        loader.load = counting_load  # type: ignore[method-assign]
-        self.watcher = ModelWatcher(
-            self.store, loader, self.registry, interval_seconds=0.0, on_swap=self._on_swap
-        )
-
-    def _on_swap(self, pointer: ModelPointer, seconds: float | None) -> None:
-        self.swaps.append((pointer.version, seconds is not None))
-
-    def poll(self) -> None:
-        self.watcher.poll()
-
-    def version(self, name: str = "demo") -> int | None:
-        served = self.registry.served(name)
-        return served.version if served else None
-
-    def reason(self, name: str = "demo") -> str | None:
-        failure = self.registry.failure(name)
-        return failure.reason if failure else None
 
 
 @pytest.fixture
@@ -268,7 +215,9 @@ def test_a_rollback_to_the_served_version_clears_the_failure(site: Site) -> None
     assert (site.version(), site.reason(), site.loads) == (1, None, [1, 2])
 
 
-def test_a_store_that_is_away_is_tried_again_and_the_old_version_serves(site: Site) -> None:
+def test_a_store_that_is_away_is_tried_again_and_the_old_version_serves(
+    site: Site,
+) -> None:
     site.publisher.publish("demo", FIRST)
     site.poll()
     site.publisher.publish("demo", SECOND)

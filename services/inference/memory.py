@@ -1,0 +1,62 @@
+"""How much memory weights and caches may take together, over all models that are served at once."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+import torch
+
+from services.inference.kv_cache import KVShape
+from services.inference.loaded_model import LoadedModel
+from shared.base.errors import UnavailableError
+from shared.contracts.model_config import ModelConfig
+
+
+class OverBudgetError(UnavailableError):
+    """A model does not fit beside those that are loaded; it may later."""
+
+    code = "memory_budget"
+
+
+class MemoryBudget:
+    """Counts models until the last request that uses them has ended. Thread-safe."""
+
+    def __init__(self, limit: int, *, num_slots: int, dtype: torch.dtype) -> None:
+        """`limit` in bytes; 0 means none."""
+        self._limit = limit
+        self._num_slots = num_slots
+        self._dtype = dtype
+        self._lock = threading.Lock()
+        self._alive: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
+
+    def count(self, model: LoadedModel) -> None:
+        """Take a model into account for as long as it lives."""
+        with self._lock:
+            self._alive.add(model)
+
+    def check(self, config: ModelConfig) -> None:
+        """Raise OverBudgetError when a model of this shape has no room beside those alive."""
+        with self._lock:
+            alive = list(self._alive)
+        shapes = {KVShape.of(model.network.config) for model in alive}
+        used = sum(model.network.num_bytes for model in alive)
+        used += sum(map(self._cache_bytes, shapes))
+        needed = self._weight_bytes(config)
+        if KVShape.of(config) not in shapes:
+            needed += self._cache_bytes(KVShape.of(config))
+        if self._limit and used + needed > self._limit:
+            raise OverBudgetError(
+                f"Its weights and cache need {needed >> 20} MiB; of the {self._limit >> 20} MiB "
+                f"allowed, {used >> 20} MiB are in use. Raise RYANGPT_INFERENCE_MEMORY_BYTES or "
+                f"lower RYANGPT_INFERENCE_SLOTS."
+            )
+
+    def _weight_bytes(self, config: ModelConfig) -> int:
+        head = config.vocab_size * config.d_model if config.tie_embeddings else 0
+        return (config.num_parameters + head) * self._dtype.itemsize
+
+    def _cache_bytes(self, shape: KVShape) -> int:
+        tokens = self._num_slots * shape.context_length
+        width = shape.num_heads * shape.head_dim
+        return 2 * shape.num_layers * tokens * width * self._dtype.itemsize
