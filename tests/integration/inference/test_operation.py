@@ -138,7 +138,7 @@ def test_a_corrupted_version_leaves_the_old_one_serving_and_shows(tmp_path: Path
     (failure,) = ready.json()["failures"]
     assert (failure["name"], failure["version"]) == ("demo", 2)
     assert "another sha256 than its manifest says" in failure["reason"]
-    assert 'ryangpt_model_swap_failures_total{model_name="demo"} 1.0' in metrics
+    assert 'ryangpt_model_swap_failures_total{model_name="demo",stage="download"} 1.0' in metrics
     assert 'ryangpt_model_failing{model_name="demo",version="2"} 1.0' in metrics
 
 
