@@ -187,14 +187,16 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
               f"{row['step']:4}/{row['steps']:4}  {row['seconds']:.0f}", flush=True)  # fmt: skip
 
 
-def pretrained(tokens: Path, folder: Path, options: argparse.Namespace) -> Path:
+def pretrained(folder: Path, options: argparse.Namespace) -> Path:
     """The base model's checkpoint folder."""
+    (folder / "text").mkdir()
+    tokens = make_tokens(folder / "text", options.text, options.text_validation)
     settings = argparse.Namespace(
         steps=options.pretrain_steps, batch=16, evaluations=1, eval_tokens=16_384,
         device=options.device,
     )  # fmt: skip
     spec = spec_of("ryan-gpt-fast", settings, options.seed)
-    metrics, saved, _ = run_job(spec, {"tokens": tokens}, folder, options.threads)
+    metrics, saved, _ = run_job(spec, {"tokens": tokens}, folder / "base", options.threads)
     print(f"base model: {metrics[max(metrics)]['bits_per_byte']:.4f} bits per byte", flush=True)
     return saved[max(saved)]
 
@@ -202,8 +204,10 @@ def pretrained(tokens: Path, folder: Path, options: argparse.Namespace) -> Path:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    for name in ("text", "text-validation", "dialogues", "dialogues-validation"):
+    for name in ("dialogues", "dialogues-validation"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("text", "text-validation", "base"):
+        parser.add_argument(f"--{name}", type=Path, help="text to pretrain on, or a checkpoint")
     parser.add_argument("--max-dialogues", type=int, default=1000)
     parser.add_argument("--pretrain-steps", type=int, default=150)
     parser.add_argument("--batch", type=int, default=12)
@@ -227,9 +231,7 @@ def in_folder(work: Callable[[Path, argparse.Namespace], None]) -> None:
 
 def main(folder: Path, options: argparse.Namespace) -> None:
     """Measure, print, write."""
-    (folder / "text").mkdir()
-    tokens = make_tokens(folder / "text", options.text, options.text_validation)
-    base = pretrained(tokens, folder / "base", options)
+    base = options.base or pretrained(folder, options)
     assistant = make_dialogues(
         folder, options.dialogues, options.dialogues_validation, options.max_dialogues, base
     )
@@ -242,6 +244,7 @@ def main(folder: Path, options: argparse.Namespace) -> None:
             "rows": rows,
             "recipes": RECIPES,
             "dialogues": options.max_dialogues,
+            "eval_tokens": options.eval_tokens,
             "pretrain_steps": options.pretrain_steps,
             "batch": options.batch,
             "torch": torch.__version__,

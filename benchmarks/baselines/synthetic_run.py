@@ -43,6 +43,7 @@ class SyntheticRun:
     optimizer: torch.optim.Optimizer = field(init=False)
     data: WindowData = field(init=False)
     loss: BatchLoss = field(init=False)
+    machine: Machine = field(init=False)
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
@@ -55,6 +56,9 @@ class SyntheticRun:
         context = self.config.context_length
         self.data = WindowData(stream, context=context, seed=SEED, device=self.device)
         self.loss = eager_loss(self.model)
+        self.machine = Machine.of(
+            self.device, self.dtype, flops_per_token=self.config.flops_per_token
+        )
 
     def train(self, steps: int, *, log_interval: int = 1) -> list[MetricsLine]:
         """Go `steps` further; returns the training metrics."""
@@ -83,9 +87,7 @@ class SyntheticRun:
             plan=plan,
             position=replace(self.position),  # the trainer changes its own
             hooks=hooks,
-            machine=Machine.of(
-                self.device, self.dtype, flops_per_token=self.config.flops_per_token
-            ),
+            machine=self.machine,
         )
 
     def _plan(self, total_steps: int, log_interval: int) -> Plan:

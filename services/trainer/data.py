@@ -40,6 +40,15 @@ class Batch:
     mask: Tensor | None = None
     """(B, 1, T, T) bool: who may see whom; None means plainly causal."""
 
+    def first(self, rows: int) -> Batch:
+        """Its first rows."""
+        return Batch(
+            ids=self.ids[:rows],
+            targets=self.targets[:rows],
+            positions=None if self.positions is None else self.positions[:rows],
+            mask=None if self.mask is None else self.mask[:rows],
+        )
+
 
 class TrainingData(Protocol):
     """Sequences by (epoch, index)."""

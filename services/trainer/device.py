@@ -85,17 +85,43 @@ def compiled_loss(
     return compiled, True
 
 
-def out_of_memory(batch_size: int, accumulation: int) -> JobFailedError:
-    """The error for a batch that does not fit the GPU."""
-    smaller = max(1, batch_size // 2)
-    factor = -(-batch_size // smaller)
+def largest_batch(loss: BatchLoss, batch: Batch) -> int:
+    """How many of the batch's rows fit the GPU, found by halving and trying; 0 for not even one.
+
+    Call it when the failed attempt's memory is free again. Gradients are left behind.
+    """
+    rows = len(batch.ids)
+    while rows := rows // 2:
+        try:
+            loss(batch.first(rows)).backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError:
+            continue
+        return rows
+    return 0
+
+
+def out_of_memory(batch_size: int, accumulation: int, *, fits: int) -> JobFailedError:
+    """The error for a batch that does not fit the GPU; `fits` is one that was tried and does."""
+    if fits:
+        pieces = -(-batch_size // fits) * accumulation
+        hint = (
+            f"batch_size {fits} fits: with gradient_accumulation_steps {pieces} it is the same "
+            "training, in smaller pieces."
+        )
+    else:
+        hint = "Not even one sequence fits: use a smaller model or a shorter context_length."
     return JobFailedError(
         f"The GPU's memory does not hold a micro-batch of {batch_size} sequences.",
         code=FailureCode.GPU_OOM,
-        hint=(
-            f"Try batch_size {smaller} with gradient_accumulation_steps {accumulation * factor}: "
-            "the same training, in smaller pieces."
-            if batch_size > 1
-            else "Use a smaller model or a shorter context_length."
-        ),
+        hint=hint,
+    )
+
+
+def gpu_lost(error: RuntimeError) -> JobFailedError:
+    """The error for a GPU, or a driver, that answers no more."""
+    return JobFailedError(
+        f"The GPU stopped answering: {str(error).strip().splitlines()[0]}",
+        code=FailureCode.GPU_LOST,
+        hint="See nvidia-smi and the machine's kernel log; then retry the job, which goes on from "
+        "its last checkpoint.",
     )

@@ -50,13 +50,18 @@ class Plan:
         return self.batch_size * self.accumulation
 
 
-def make_plan(spec: TrainSpec | FinetuneSpec, model: ModelConfig, num_sequences: int) -> Plan:
+def make_plan(
+    spec: TrainSpec | FinetuneSpec, model: ModelConfig, num_sequences: int, *, on_gpu: bool = False
+) -> Plan:
     """Resolve `spec` for a model and a training split of `num_sequences` rows of its context.
 
     Raises JobFailedError when the run would have no step.
     """
     batch_size = _batch_size(spec, model, num_sequences)
-    sequences = batch_size * spec.gradient_accumulation_steps
+    accumulation = spec.gradient_accumulation_steps
+    sequences = batch_size * accumulation
+    if on_gpu and spec.merge_micro_batches:
+        batch_size, accumulation = sequences, 1
     total_steps = _total_steps(spec, model, sequences, num_sequences)
     if total_steps < 1:
         raise JobFailedError(
@@ -74,7 +79,7 @@ def make_plan(spec: TrainSpec | FinetuneSpec, model: ModelConfig, num_sequences:
     )
     return Plan(
         batch_size=batch_size,
-        accumulation=spec.gradient_accumulation_steps,
+        accumulation=accumulation,
         total_steps=total_steps,
         schedule=schedule,
         max_grad_norm=spec.max_grad_norm,

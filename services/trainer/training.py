@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from traceback import clear_frames
 from typing import Protocol
 
 import torch
@@ -24,6 +25,8 @@ from services.trainer.device import (
     compiled_loss,
     device_name,
     eager_loss,
+    gpu_lost,
+    largest_batch,
     out_of_memory,
     wants_compile,
 )
@@ -172,7 +175,22 @@ def train(run: RunFile, spec: TrainSpec | FinetuneSpec, outside: Outside) -> Out
         with session.writer:
             return _trainer(session, position, loss).run()
     except torch.OutOfMemoryError as error:
-        raise out_of_memory(session.plan.batch_size, session.plan.accumulation) from error
+        clear_frames(error.__traceback__)  # they hold the memory that is missing
+        raise _out_of_memory(session) from error
+    except torch.AcceleratorError as error:
+        raise gpu_lost(error) from error
+
+
+def _out_of_memory(session: Session) -> JobFailedError:
+    """Find the batch that would have fitted."""
+    model, size = session.material.model, session.plan.batch_size
+    model.zero_grad(set_to_none=True)
+    if session.device.type == "cuda":
+        torch.cuda.empty_cache()
+    order = DataOrder(seed=session.spec.seed, num_sequences=session.material.data.num_sequences)
+    batch = session.material.data.batch(*order.locate(0, size))
+    fits = largest_batch(eager_loss(model), batch)
+    return out_of_memory(size, session.plan.accumulation, fits=fits)
 
 
 def _open_session(run: RunFile, spec: TrainSpec | FinetuneSpec, outside: Outside) -> Session:
@@ -191,7 +209,7 @@ def _open_session(run: RunFile, spec: TrainSpec | FinetuneSpec, outside: Outside
         weight_decay=spec.weight_decay,
         kind=spec.optimizer,
     )
-    plan = make_plan(spec, model.config, material.data.num_sequences)
+    plan = make_plan(spec, model.config, material.data.num_sequences, on_gpu=device.type == "cuda")
     logger.info(
         "%s: %d parameters on %s in %s (torch %s), %d steps of %d x %d sequences, peak lr %.3g",
         material.stage, model.config.num_parameters, device_name(device), dtype, torch.__version__,

@@ -107,6 +107,8 @@ class Settings(BaseSettings):
     """CPU threads of a job or the engine; 0 means all cores."""
     cache_bytes: int = Field(20 << 30, ge=1 << 20)
     """Bound of a worker's cache of downloaded inputs."""
+    compile_cache: Path | None = None
+    """Folder of torch.compile's kernels, kept between jobs; by default in the data folder."""
     attention: Literal["auto", "xformers", "sdpa"] = "auto"
     """Attention of generation: auto means xformers on CUDA and SDPA on CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

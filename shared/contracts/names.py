@@ -142,6 +142,7 @@ class FailureCode(StrEnum):
     BAD_SPEC = "bad_spec"
     DIVERGED = "diverged"
     GPU_OOM = "gpu_oom"
+    GPU_LOST = "gpu_lost"
     STORAGE_FULL = "storage_full"
     LOST_WORKER = "lost_worker"
     CRASHED = "crashed"

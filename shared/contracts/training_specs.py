@@ -18,6 +18,8 @@ class TrainingOptions(ModelSpec):
     batch_size: int | Auto = Field(32, description="Sequences in one micro-batch.")
     gradient_accumulation_steps: int = Field(2, ge=1, le=4096)
     """Micro-batches a step."""
+    merge_micro_batches: bool = False
+    """On a GPU do a step's micro-batches as one: the same step in fewer, larger kernels."""
     max_steps: int | Auto | None = Field(None, description="Optimizer steps.")
     epochs: float | None = Field(None, gt=0, le=10_000)
     """Passes over the training tokens, in place of max_steps."""

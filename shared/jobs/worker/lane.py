@@ -59,6 +59,9 @@ class Lane:
     def place(self, slots: tuple[int, ...]) -> Place:
         """What a job in these slots may use of the machine."""
         environment = {}
+        if self.queue is Queue.TRAINER_GPU:
+            cache = self._settings.compile_cache or self._settings.data_dir / "cache" / "compile"
+            environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache.resolve())
         if self.queue is Queue.TRAINER_GPU and self.total > 1:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, slots))
         threads = self._settings.resolved_num_threads * len(slots) // self.total

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from services.trainer.data import Batch
-from services.trainer.device import choose_dtype, compiled_loss, out_of_memory, wants_compile
+from services.trainer.device import (
+    BatchLoss,
+    choose_dtype,
+    compiled_loss,
+    eager_loss,
+    out_of_memory,
+    wants_compile,
+)
 from services.trainer.loop import Outcome
+from services.trainer.plan import make_plan
+from shared.base.errors import JobFailedError
 from shared.contracts.model_config import ModelConfig
 from shared.model.transformer import Transformer, initialize
 from tests.support.training import make_run, run_training, tiny_spec, tiny_tokens
@@ -49,10 +59,60 @@ def test_a_failed_compile_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch
 
 
 def test_out_of_memory_says_what_to_try() -> None:
-    error = out_of_memory(32, 2)
+    error = out_of_memory(32, 2, fits=10)
     assert error.code == "gpu_oom"
-    assert "batch_size 16 with gradient_accumulation_steps 4" in (error.hint or "")
-    assert "shorter context_length" in (out_of_memory(1, 2).hint or "")
+    assert "batch_size 10 fits: with gradient_accumulation_steps 8" in (error.hint or "")
+    assert "shorter context_length" in (out_of_memory(1, 2, fits=0).hint or "")
+
+
+def failing(wrong: Exception, *, above: int) -> Callable[[Transformer], BatchLoss]:
+    """A loss that raises for more rows than that."""
+
+    def make(model: Transformer) -> BatchLoss:
+        real = eager_loss(model)
+
+        def loss(batch: Batch) -> torch.Tensor:
+            if len(batch.ids) > above:
+                raise wrong
+            return real(batch)
+
+        return loss
+
+    return make
+
+
+@pytest.mark.parametrize(("above", "hint"), [
+    (2, "batch_size 2 fits: with gradient_accumulation_steps 4 it is the same training"),
+    (0, "Not even one sequence fits"),
+])  # fmt: skip
+def test_a_run_out_of_memory_finds_the_batch_that_fits(
+    above: int, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = torch.OutOfMemoryError("CUDA out of memory")
+    monkeypatch.setattr("services.trainer.training.eager_loss", failing(wrong, above=above))
+    tokens = tiny_tokens(tmp_path / "tokens")
+    with pytest.raises(JobFailedError, match="does not hold a micro-batch of 4") as caught:
+        run_training(make_run(tmp_path / "run", tiny_spec(), {"tokens": tokens}))
+    assert caught.value.code == "gpu_oom"
+    assert (caught.value.hint or "").startswith(hint)
+
+
+def test_a_driver_that_disappears_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = torch.AcceleratorError("CUDA error: unspecified launch failure\nmore")
+    monkeypatch.setattr("services.trainer.training.eager_loss", failing(wrong, above=0))
+    tokens = tiny_tokens(tmp_path / "tokens")
+    with pytest.raises(JobFailedError, match="answering: CUDA error: unspecified launch fail") as e:
+        run_training(make_run(tmp_path / "run", tiny_spec(), {"tokens": tokens}))
+    assert e.value.code == "gpu_lost"
+
+
+def test_micro_batches_become_one_on_a_gpu_only() -> None:
+    spec = tiny_spec(merge_micro_batches=True)
+    model = spec.model_config_for(300)
+    on_gpu, on_cpu = make_plan(spec, model, 100, on_gpu=True), make_plan(spec, model, 100)
+    assert (on_gpu.batch_size, on_gpu.accumulation) == (8, 1)
+    assert (on_cpu.batch_size, on_cpu.accumulation) == (4, 2)
+    assert on_gpu.sequences_per_step == on_cpu.sequences_per_step
 
 
 @pytest.mark.gpu

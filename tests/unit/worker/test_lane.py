@@ -33,7 +33,7 @@ def test_a_job_takes_its_slots_and_gives_them_back() -> None:
     assert first is not None
     assert first[1] == (0, 1, 2)
     place = lane.place(first[1])
-    assert place.environment == {"CUDA_VISIBLE_DEVICES": "0,1,2"}
+    assert place.environment["CUDA_VISIBLE_DEVICES"] == "0,1,2"
     assert (place.num_threads, place.processes) == (6, 3)
     assert lane.claim(needing(2)) is None
     with lane.occupied(first[1]):
@@ -48,8 +48,10 @@ def test_a_job_takes_its_slots_and_gives_them_back() -> None:
 
 
 def test_a_worker_of_one_slot_hides_no_device() -> None:
-    place = Lane(Settings(num_threads=2), Queue.TRAINER_GPU, 1).place((0,))
-    assert (place.environment, place.num_threads, place.processes) == ({}, 2, 1)
+    settings = Settings(num_threads=2, compile_cache="/kernels")
+    place = Lane(settings, Queue.TRAINER_GPU, 1).place((0,))
+    assert place.environment == {"TORCHINDUCTOR_CACHE_DIR": "/kernels"}
+    assert (place.num_threads, place.processes) == (2, 1)
 
 
 @pytest.fixture
