@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ryangpt.commands.data import upload_file
+from ryangpt.commands.recipes import NOT_YET_UPLOADED
 from ryangpt.commands.watching import watch_jobs
 from ryangpt.spec_options import build_job
 from ryangpt.terminal import Session, command
@@ -30,11 +31,11 @@ def register(app: typer.Typer) -> None:
 def pull(
     session: Session,
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
-            exists=True,
-            help="Folder (or .pt file) with the checkpoint: ckpt_final.pt, vocab.json and "
-            "merges.txt, or a Hugging Face folder.",
+            help="Folder or .pt file with the checkpoint (ckpt_final.pt, vocab.json and "
+            "merges.txt, or a Hugging Face folder); or the name of a public Hugging Face "
+            "repository: owner/name, owner/name/folder.",
         ),
     ],
     model: Annotated[
@@ -60,33 +61,37 @@ def pull(
 
     Nothing in the file is executed: only its tensors are read.
     """
-    name = model or _name_of(source)
-    files = list(_files_of(source, WANTED_FILES))
-    if tokenizer is not None:
-        own = {path.name for path in files if path.name not in TOKENIZER_FILES}
-        files = [path for path in files if path.name in own]
-        files += _files_of(tokenizer, TOKENIZER_FILES)
-    if not files:
-        raise InvalidInputError(
-            f"{source} holds no checkpoint.", hint=f"Looked for {', '.join(WANTED_FILES)}."
-        )
-    # Names and shape are judged by the job; what cannot be right is refused before any upload.
-    _submittable(name, stage, ())
-    uploads = tuple(upload_file(session, path).id for path in files)
-    created = session.client.submit(_submittable(name, stage, uploads))
+    local = Path(source)
+    values: dict[str, Any] = {"model": model or _name_of(local), "stage": stage}
+    if not local.exists():
+        values["repository"] = source
+    files = _local_files(local, tokenizer)
+    # What cannot be right is refused before anything is sent.
+    build_job(JobKind.IMPORT, {**values, "files": (NOT_YET_UPLOADED,) * len(files)})
+    values["files"] = tuple(upload_file(session, path).id for path in files)
+    created = session.client.submit(build_job(JobKind.IMPORT, values, name=f"pull {source}"[:200]))
     if detach:
         session.show(created, f"{created.id} {created.state}")
         return
     jobs = watch_jobs(session, created.id, lambda: {created.id: session.client.job(created.id)})
     checkpoint = jobs[created.id].outputs[ArtifactType.CHECKPOINT]
+    name = values["model"]
     session.notes.print(f"Model {name} is checkpoint {checkpoint}.", markup=False)
     verb = "chat" if stage == "finetune" else "complete"
     session.notes.print(f"Try it: ryangpt {verb} --model {name}", markup=False)
 
 
-def _submittable(name: str, stage: str, uploads: tuple[str, ...]) -> Any:
-    values = {"model": name, "stage": stage, "files": uploads}
-    return build_job(JobKind.IMPORT, values, name=f"pull {name}"[:200])
+def _local_files(source: Path, tokenizer: Path | None) -> list[Path]:
+    """The files to send; those of a tokenizer folder replace the source's own."""
+    files = list(_files_of(source, WANTED_FILES)) if source.exists() else []
+    if source.exists() and not files:
+        raise InvalidInputError(
+            f"{source} holds no checkpoint.", hint=f"Looked for {', '.join(WANTED_FILES)}."
+        )
+    if tokenizer is not None:
+        files = [path for path in files if path.name not in TOKENIZER_FILES]
+        files += _files_of(tokenizer, TOKENIZER_FILES)
+    return files
 
 
 def _name_of(source: Path) -> str:

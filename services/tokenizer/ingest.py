@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from services.tokenizer import (
@@ -32,22 +32,40 @@ FILE_SOURCES: dict[str, Callable[[InputFile, IngestSpec], Iterator[Row]]] = {
 SOURCES_OF_DIALOGUES = frozenset({"dialogues", "dailydialog", "python_qa"})
 
 
+NAME_OF_SOURCE = {
+    "python_docs": "Python's docs",
+    "python_qa": "Python's qa",
+    "wikipedia": "{edition}",
+    "c4": "realnewslike",
+    "dailydialog": "{split}",
+}
+"""What is read when there is no upload, for people."""
+
+
 def format_of_source(source: str) -> Format:
     """What a source gives."""
     return "dialogues" if source in SOURCES_OF_DIALOGUES else "documents"
 
 
-def ingest(spec: IngestSpec, upload: InputFile | None, folder: Path, watch: Watch) -> DatasetMeta:
+def ingest(
+    spec: IngestSpec,
+    upload: InputFile | None,
+    folder: Path,
+    watch: Watch,
+    *,
+    fetched: Iterable[InputFile] = (),
+) -> DatasetMeta:
     """Write the dataset that `spec` describes into `folder`.
 
-    `upload` is the file of the sources that read one. Raises JobFailedError for material that
+    `upload` is the file that the user has sent; without one, the files that `fetched` brings are
+    read, as far as they are needed. Raises JobFailedError for material that
     cannot be read, saying where, and when no document is left.
     """
     watch.phase("reading")
     row_format = format_of_source(spec.source)
-    name = upload.name if upload else f"Python's {spec.source.removeprefix('python_')}"
+    name = upload.name if upload else NAME_OF_SOURCE[spec.source].format_map(dict(spec))
     with DatasetWriter(folder, deduplicate=spec.deduplicate) as writer:
-        for row in _rows(spec, upload, watch):
+        for row in _rows(spec, [upload] if upload else fetched, watch):
             if sum(map(len, texts_of(row))) >= spec.min_chars:
                 writer.add(row)
             if writer.documents == spec.max_documents:
@@ -60,17 +78,13 @@ def ingest(spec: IngestSpec, upload: InputFile | None, folder: Path, watch: Watc
     return writer.meta(source=f"{spec.source}: {name}", row_format=row_format)
 
 
-def _rows(spec: IngestSpec, upload: InputFile | None, watch: Watch) -> Iterator[Row]:
+def _rows(spec: IngestSpec, files: Iterable[InputFile], watch: Watch) -> Iterator[Row]:
     if spec.source == "python_docs":
-        return python_docs.python_docs(spec, watch)
-    if spec.source == "python_qa":
-        return python_qa.python_qa(watch)
-    if upload is None:
-        raise JobFailedError(f"The source {spec.source!r} needs an uploaded file.")
-    return _watched(FILE_SOURCES[spec.source](upload, spec), upload, watch)
-
-
-def _watched(rows: Iterator[Row], upload: InputFile, watch: Watch) -> Iterator[Row]:
-    for row in rows:
-        watch.step(upload.bytes_read, upload.total_bytes, "bytes read")
-        yield row
+        yield from python_docs.python_docs(spec, watch)
+    elif spec.source == "python_qa":
+        yield from python_qa.python_qa(watch)
+    else:
+        for file in files:
+            for row in FILE_SOURCES[spec.source](file, spec):
+                watch.step(file.bytes_read, file.total_bytes, "bytes read")
+                yield row

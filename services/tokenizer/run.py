@@ -8,6 +8,8 @@ from services.tokenizer.ingest import ingest
 from services.tokenizer.input_file import InputFile
 from services.tokenizer.tokenize import TokenizeFolders, tokenize
 from services.tokenizer.watch import Stopped, Watch
+from services.tokenizer.well_known import fetched_files
+from shared.base.download import Downloader
 from shared.base.errors import JobFailedError
 from shared.contracts.data_specs import IngestSpec, TokenizeSpec
 from shared.contracts.manifest import ArtifactMeta
@@ -37,7 +39,10 @@ def main(run: RunFile, reporter: Reporter, stop: StopSignal) -> ExitCode:
 def _ingest(run: RunFile, spec: IngestSpec, reporter: Reporter, watch: Watch) -> None:
     upload = run.inputs.get("upload")
     file = InputFile(upload.path, upload.name) if upload else None
-    meta = ingest(spec, file, _work_folder(run, ArtifactType.DATASET), watch)
+    downloads = run.outputs / ".downloads"
+    fetched = fetched_files(spec, downloads, watch, Downloader()) if file is None else ()
+    work = _work_folder(run, ArtifactType.DATASET)
+    meta = ingest(spec, file, work, watch, fetched=fetched)
     _publish(run, reporter, ArtifactType.DATASET, spec.name, meta)
 
 

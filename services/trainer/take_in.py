@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from services.trainer.repository import fetch_repository
+from shared.base.download import Downloader
 from shared.base.errors import InvalidInputError, JobFailedError, PlatformError
 from shared.contracts.checkpoint_specs import ImportSpec
 from shared.contracts.manifest import (
@@ -71,13 +73,24 @@ class _Taken:
     step: int
 
 
-def take_in(run: RunFile, spec: ImportSpec, *, report: Report, publish: Publish) -> None:
-    """Convert the files of `run` and announce checkpoint and tokenizer.
+def take_in(
+    run: RunFile,
+    spec: ImportSpec,
+    *,
+    report: Report,
+    publish: Publish,
+    downloader: Downloader = Downloader(),
+) -> None:
+    """Convert the files of `run`, and those of its repository, and announce checkpoint and
+    tokenizer.
 
     Raises JobFailedError, saying what is wrong and where, for files that cannot be taken in.
     """
-    report(PhaseLine(phase="reading"))
     files = {entry.name: entry.path for entry in run.inputs.values()}
+    if spec.repository is not None:
+        report(PhaseLine(phase="fetching"))
+        files = fetch_repository(spec.repository, files, run.outputs, report, downloader)
+    report(PhaseLine(phase="reading"))
     try:
         taken = _take(files)
     except InvalidInputError as error:

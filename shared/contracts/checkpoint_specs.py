@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
+from shared.contracts.base import FieldError
 from shared.contracts.names import ArtifactType
 from shared.contracts.specs import InputRef, ModelSpec, Spec
+
+REPOSITORY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)+$"
+"""No segment begins with a dot, so none leads upwards."""
 
 
 class ExportSpec(Spec):
@@ -67,7 +71,16 @@ class ImportSpec(ModelSpec):
     """Uploads, told apart by their names: a reference checkpoint (`ckpt_final.pt`) with
     `vocab.json` and `merges.txt`, or a Hugging Face folder's `config.json`, `*.safetensors` and
     `tokenizer.json`."""
+    repository: str | None = Field(None, max_length=300, pattern=REPOSITORY_PATTERN)
+    """A public Hugging Face repository `owner/name`, or `owner/name/folder` in one, to fetch what
+    is not among `files`."""
     stage: Literal["pretrain", "finetune"] = "pretrain"
     """A base model completes text; a finetuned one answers."""
     publish: Literal["latest", "best", "final", "never"] | None = "latest"
     """latest: serve it at once; never: keep it as a checkpoint only."""
+
+    @model_validator(mode="after")
+    def _check_there_is_something(self) -> ImportSpec:
+        if not self.files and self.repository is None:
+            raise FieldError("give files, or a repository to fetch them from", "files")
+        return self

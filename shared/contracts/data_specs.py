@@ -24,7 +24,12 @@ class IngestSpec(Spec):
     archives; `python_docs` and `python_qa` read the documentation that this machine's Python
     carries."""
     upload: InputRef | None = None
-    """The uploaded file; the last two sources take none."""
+    """The uploaded file. Without one, `wikipedia`, `c4` and `dailydialog` are fetched from their
+    well-known public addresses; the last two sources take none."""
+    edition: str = Field("simplewiki", pattern=r"^[a-z_]{1,20}wiki$")
+    """Which Wikipedia is fetched: simplewiki is the Simple English one, enwiki the English one."""
+    split: Literal["train", "validation", "test"] = "train"
+    """Which part of DailyDialog is fetched."""
     name: Label = "dataset"
     """Name shown in lists."""
     text_field: Label = "text"
@@ -43,11 +48,13 @@ class IngestSpec(Spec):
 
     @model_validator(mode="after")
     def _check_upload(self) -> IngestSpec:
-        needs_upload = not self.source.startswith("python_")
+        needs_upload = self.source in {"text", "jsonl", "dialogues"}
         if needs_upload and self.upload is None:
             raise FieldError(f"source {self.source!r} needs an upload", "upload")
-        if not needs_upload and self.upload is not None:
+        if self.source.startswith("python_") and self.upload is not None:
             raise FieldError(f"source {self.source!r} takes no upload", "upload")
+        if self.source == "c4" and self.upload is None and self.max_documents is None:
+            raise FieldError("say how much of C4 (15 GB) to fetch", "max_documents")
         return self
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from pydantic import ValidationError
 
 from services.tokenizer.dataset_writer import DatasetWriter
 from services.tokenizer.ingest import ingest
 from services.tokenizer.input_file import InputFile
 from services.tokenizer.rows import read_lines
 from services.tokenizer.watch import Stopped
+from services.tokenizer.well_known import ADDRESSES, fetched_files
+from shared.base.download import PUBLIC_HOSTS, Downloader, OnBytes
 from shared.base.errors import IntegrityError, JobFailedError
+from shared.base.files import write_bytes
 from shared.contracts.data_specs import IngestSpec
 from shared.contracts.manifest import DatasetMeta
 from shared.contracts.progress import PhaseLine, ProgressLine
@@ -122,3 +129,56 @@ def test_progress_and_stop(tmp_path: Path) -> None:
         ProgressLine(step=20, total_steps=46, message="bytes read"),
     ]
     assert list((tmp_path / "dataset").iterdir()) == []
+
+
+C4 = "https://huggingface.co/datasets/allenai/c4/resolve/main/realnewslike/c4-train."
+
+
+def test_c4_is_fetched_only_as_far_as_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one thing replaced is the internet."""
+    asked: list[str] = []
+
+    def fetch(_: Downloader, url: str, target: Path, on_bytes: OnBytes) -> bool:
+        shard = len(asked)
+        asked.append(url)
+        lines = [b'{"text": "news %d %d", "url": "u"}\n' % (shard, n) for n in range(3)]
+        write_bytes(target, gzip.compress(b"".join(lines)))
+        on_bytes(1, 1)
+        return True
+
+    monkeypatch.setattr(Downloader, "fetch", fetch)
+    spec = IngestSpec(source="c4", max_documents=5)
+    fetched = fetched_files(spec, tmp_path / "downloads", quiet_watch(), Downloader())
+    meta = ingest(spec, None, tmp_path / "dataset", quiet_watch(), fetched=fetched)
+    assert (meta.documents, meta.source) == (5, "c4: realnewslike")
+    assert rows_in(tmp_path)[-1] == {"text": "news 1 1"}
+    assert asked == [f"{C4}{shard:05d}-of-00512.json.gz" for shard in range(2)]
+    del fetched
+    assert list((tmp_path / "downloads").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "url"),
+    [
+        (
+            {"source": "wikipedia"},
+            "https://dumps.wikimedia.org/simplewiki/latest/simplewiki-latest-pages-articles.xml.bz2",
+        ),
+        (
+            {"source": "dailydialog", "split": "validation"},
+            "https://huggingface.co/datasets/roskoN/dailydialog/resolve/main/validation.zip",
+        ),
+        ({"source": "c4", "max_documents": 1}, f"{C4}00000-of-00512.json.gz"),
+    ],
+)
+def test_the_well_known_addresses_are_allowed_ones(options: dict[str, Any], url: str) -> None:
+    spec = IngestSpec.model_validate(options)
+    assert next(ADDRESSES[spec.source](spec)) == url
+    assert PUBLIC_HOSTS.fullmatch(urlsplit(url).hostname or "")
+
+
+def test_nobody_fetches_all_of_c4_by_mistake() -> None:
+    with pytest.raises(ValidationError, match="say how much of C4"):
+        IngestSpec(source="c4")
