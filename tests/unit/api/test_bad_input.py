@@ -31,7 +31,7 @@ def row_counts(database: Database) -> dict[str, int]:
 
 CASES: list[tuple[str, Any, str, str]] = [
     ("unknown kind", {"kind": "trian", "spec": {}}, "/kind", "'trian' is none of ingest, tokenize, "
-     "train, finetune, export, import; did you mean 'train'?"),
+     "train, finetune, evaluate, export, import; did you mean 'train'?"),
     ("no kind", {"spec": {}}, "/kind", "this field is required"),
     ("no spec", {"kind": "train"}, "/spec", "this field is required"),
     ("no tokens", {"kind": "train", "spec": {"model": "m"}}, "/spec/tokens",
