@@ -113,14 +113,20 @@ def make_secrets(folder: Path, settings: Settings) -> str | None:
     return None if given else token
 
 
-def replace_token(folder: Path) -> str:
-    """Write a new API token over the old one and return it; services read it when they start."""
+def replace_token(folder: Path, settings: Settings) -> str | None:
+    """Write a new API token over the old one; return it if this call has chosen it.
+
+    Services read it when they start. Raises StartupError for a weak token of the user's own.
+    """
     platform = SecretFolder(folder / "platform", PLATFORM_FILES)
     if platform.check() is None:
         raise StartupError(f"{platform.path} holds no secrets yet: make them first.")
-    token = secrets.token_urlsafe(32)
+    given = settings.api_token.get_secret_value()
+    if given:
+        settings.refuse_weak_token()
+    token = given or secrets.token_urlsafe(32)
     platform.write_one(API_TOKEN, token)
-    return token
+    return None if given else token
 
 
 def _server_secrets() -> dict[str, str]:
@@ -160,7 +166,7 @@ def main() -> int:
     try:
         settings = get_settings()
         if arguments.new_token:
-            token: str | None = replace_token(arguments.folder)
+            token = replace_token(arguments.folder, settings)
         else:
             token = make_secrets(arguments.folder, settings)
     except PlatformError as error:
@@ -169,9 +175,19 @@ def main() -> int:
         return _complain(f"{error.filename} cannot be used: {error.strerror}.")
     if token is None:
         sys.stdout.write("The secrets are there; the API token is not shown again.\n")
+        _warn_of_another_token(arguments.folder, settings)
     else:
         sys.stdout.write(f"API token (shown this once): {token}\n")
     return 0
+
+
+def _warn_of_another_token(folder: Path, settings: Settings) -> None:
+    given = settings.api_token.get_secret_value()
+    if given and given != (folder / "platform" / API_TOKEN).read_text("utf-8").strip():
+        sys.stderr.write(
+            "init: RYANGPT_API_TOKEN is ignored, there is a token already; --new-token replaces "
+            "it.\n"
+        )
 
 
 def _complain(sentence: str) -> int:

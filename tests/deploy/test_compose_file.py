@@ -172,7 +172,13 @@ def test_all_trainers_share_the_locks_on_gpus() -> None:
     trainer = SERVICES["trainer"]
     assert "slot-locks:/slots" in trainer["volumes"]
     assert trainer["environment"]["RYANGPT_SLOT_LOCK_DIR"] == "/slots"
-    assert "/data/run:mode=1777" in trainer["tmpfs"], "each replica needs a file of life of its own"
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "trainer"])
+def test_each_replica_of_a_worker_has_a_file_of_life_of_its_own(name: str) -> None:
+    """In memory, in a folder whose mode the image gives: the mount's own is lost by a restart."""
+    assert "/data/run" in SERVICES[name]["tmpfs"]
+    assert "install -d -m 1777 /data/run" in (ROOT / "services" / name / "Dockerfile").read_text()
 
 
 def test_every_setting_is_one_that_the_code_reads() -> None:

@@ -147,9 +147,23 @@ def test_a_token_of_ones_own_is_taken_and_a_weak_one_is_not(tmp_path: Path) -> N
 
 def test_a_new_token_replaces_nothing_else(made: Path) -> None:
     before = contents(made)
-    token = replace_token(made)
+    token = replace_token(made, SETTINGS)
     assert contents(made) == {**before, "platform/api_token": f"{token}\n"}
     assert before["platform/api_token"] != f"{token}\n"
+    assert replace_token(made, Settings(api_token=SecretStr(STRONG))) is None
+    assert contents(made) == {**before, "platform/api_token": f"{STRONG}\n"}
+    with pytest.raises(StartupError, match="too weak"):
+        replace_token(made, Settings(api_token=SecretStr("hunter2")))
+
+
+def test_another_token_on_a_later_start_is_ignored_and_said_so(made: Path) -> None:
+    before = contents(made)
+    command = [sys.executable, "-m", "shared.base.secret_files", str(made)]
+    environment = child_environment(RYANGPT_API_TOKEN=STRONG)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.startswith("init: RYANGPT_API_TOKEN is ignored, there is a token already")
+    assert contents(made) == before
 
 
 def test_the_command_shows_the_token_once(tmp_path: Path) -> None:
