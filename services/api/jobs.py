@@ -45,7 +45,9 @@ def create_job(
             return JSONResponse(validate_request(session, job).model_dump(mode="json"))
 
     def create(session: Session) -> Created:
-        view = job_view(submit_job(session, job, code_version=code_version()))
+        limit = context.settings.owner_queued_limit
+        row = submit_job(session, job, code_version=code_version(), queued_limit=limit)
+        view = job_view(row)
         return Created(location=f"/v1/jobs/{view.id}", document=view)
 
     return create_once(context, request, job, idempotency_key, create)

@@ -41,7 +41,8 @@ def create_pipeline(
             return JSONResponse(validate_pipeline(session, pipeline).model_dump(mode="json"))
 
     def create(session: Session) -> Created:
-        row = submit_pipeline(session, pipeline, code_version=code_version())
+        limit = context.settings.owner_queued_limit
+        row = submit_pipeline(session, pipeline, code_version=code_version(), queued_limit=limit)
         view = listings.read_pipeline(session, row.id)
         return Created(location=f"/v1/pipelines/{view.id}", document=view)
 

@@ -93,6 +93,13 @@ class UnavailableError(PlatformError):
         """Seconds after which a client may try again."""
 
 
+class TooManyError(UnavailableError):
+    """A limit is reached; when something has ended there is room again."""
+
+    status_code = 429
+    code = "too_many"
+
+
 class IntegrityError(PlatformError):
     """Stored bytes are not what their manifest says."""
 

@@ -103,6 +103,13 @@ class Settings(BaseSettings):
     """Exports the trainer worker runs at once, beside training."""
     tokenizer_slots: int = Field(1, ge=1, le=16)
     """Data jobs the tokenizer worker runs at once."""
+    owner_running_limit: int = Field(0, ge=0)
+    """Jobs of one owner that run at once on each queue; the same for API and workers. 0 means no
+    limit."""
+    owner_queued_limit: int = Field(0, ge=0)
+    """Jobs of one owner that may wait or be queued; more are answered 429. 0 means no limit."""
+    garbage_hours: float = Field(24.0, ge=0)
+    """Objects that no row names are deleted when they are this old; real time, not scaled."""
     num_threads: int = Field(0, ge=0)
     """CPU threads of a job or the engine; 0 means all cores."""
     cache_bytes: int = Field(20 << 30, ge=1 << 20)

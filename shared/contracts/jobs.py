@@ -17,6 +17,7 @@ from shared.contracts.training_specs import FinetuneSpec, TrainSpec
 AnySpec = (
     IngestSpec | TokenizeSpec | TrainSpec | FinetuneSpec | EvaluateSpec | ExportSpec | ImportSpec
 )
+Owner = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._@-]{0,63}$")]
 JobKey = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
@@ -37,6 +38,8 @@ class JobRequest(Contract):
     """Name shown in lists; by default the kind."""
     priority: int = Field(0, ge=-100, le=100)
     """Higher runs first."""
+    owner: Owner = ""
+    """On whose behalf it runs; the limits for each owner count by this name."""
     fresh: bool = False
     """Run even if an equal data job (ingest, tokenize, evaluate, export) has already succeeded."""
 
@@ -166,6 +169,7 @@ class JobView(Contract):
     state: JobState
     desired: Desired
     priority: int
+    owner: str = ""
     spec: dict[str, Any]
     """As submitted, defaults filled in."""
     inputs: dict[str, str]

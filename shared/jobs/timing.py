@@ -18,6 +18,8 @@ LEADER_LEASE_SECONDS = 15.0
 """A leader that is silent for longer can be replaced."""
 CLEANUP_SECONDS = 600.0
 """Between deletions of what is too old."""
+GARBAGE_SECONDS = 3600.0
+"""Between searches for objects that no row names."""
 
 ANSWER_HOURS = 48
 """How long the answer to an Idempotency-Key is kept; real time, not scaled."""

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """An entry of a listing."""
+
+    key: str
+    modified_at: datetime
+    """When it was stored, by the store's clock; aware."""
 
 
 class ObjectStore(Protocol):
@@ -35,6 +46,12 @@ class ObjectStore(Protocol):
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         """Yield every key that starts with `prefix`, in lexical order."""
+
+    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield every object whose key starts with `prefix`, in lexical order of the keys."""
+
+    def remove_unfinished(self, *, older_than: datetime) -> None:
+        """Remove what writers that were killed before then have left, if the server does not."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; a missing one is no error."""

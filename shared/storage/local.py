@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
@@ -16,6 +17,7 @@ from uuid import uuid4
 from shared.base.errors import InvalidInputError, NotFoundError, UnavailableError
 from shared.base.files import CHUNK_BYTES, atomic_write, fsync_folder
 from shared.contracts.names import FailureCode
+from shared.storage.base import StoredObject
 
 _TEMPORARY_NAME = re.compile(r"\.(.*)\.[0-9a-f]{32}\.tmp")
 _MAX_RACES = 20
@@ -92,6 +94,23 @@ class LocalStore:
             if not _TEMPORARY_NAME.fullmatch(path.name) and path.is_file()
         )
         yield from sorted(key for key in found if key.startswith(prefix))
+
+    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield every object whose key starts with `prefix`, in lexical order of the keys."""
+        for key in self.list_keys(prefix):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                modified = self._path(key).stat().st_mtime
+                yield StoredObject(key=key, modified_at=datetime.fromtimestamp(modified, UTC))
+
+    def remove_unfinished(self, *, older_than: datetime) -> None:
+        """Remove temporary files that killed writers have left."""
+        for path in self.root.rglob(".*.tmp"):
+            with suppress(FileNotFoundError):
+                if (
+                    _TEMPORARY_NAME.fullmatch(path.name)
+                    and path.stat().st_mtime < older_than.timestamp()
+                ):
+                    path.unlink()
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, and the folders that are empty without them."""

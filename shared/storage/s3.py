@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from urllib3.exceptions import HTTPError
 from shared.base.errors import InvalidInputError, NotFoundError, PlatformError, UnavailableError
 from shared.base.files import CHUNK_BYTES
 from shared.contracts.names import FailureCode
+from shared.storage.base import StoredObject
 
 PART_BYTES = 16 << 20
 """Larger files go up in parts of this size, three at a time."""
@@ -125,10 +126,18 @@ class S3Store:
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         """Yield every key that starts with `prefix`, in lexical order."""
+        for found in self.list_objects(prefix):
+            yield found.key
+
+    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield every object whose key starts with `prefix`, in lexical order of the keys."""
         with self._translated_errors(prefix):
             for entry in self._client.list_objects(self.bucket, prefix=prefix, recursive=True):
-                if entry.object_name is not None:
-                    yield entry.object_name
+                if entry.object_name is not None and entry.last_modified is not None:
+                    yield StoredObject(key=entry.object_name, modified_at=entry.last_modified)
+
+    def remove_unfinished(self, *, older_than: datetime) -> None:
+        """Nothing: parts of uploads that were cut short are the server's to expire."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; a missing one is no error."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from shared.base.errors import NotFoundError
@@ -46,6 +47,18 @@ def list_artifacts(
     if after is not None:
         query = query.where(ArtifactRow.id < after)
     return session.scalars(query).all()
+
+
+def prefixes_of_job(session: Session, job_id: str) -> set[str]:
+    """Where the files of a job's artifacts are."""
+    return set(session.scalars(select(ArtifactRow.prefix).where(ArtifactRow.job_id == job_id)))
+
+
+def delete_unfinished_uploads(session: Session, *, before: datetime) -> None:
+    """Forget uploads that were announced before then and whose content never came."""
+    session.execute(
+        delete(UploadRow).where(UploadRow.state == "writing", UploadRow.created_at < before)
+    )
 
 
 def add_upload(session: Session, row: UploadRow) -> None:

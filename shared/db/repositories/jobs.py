@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Select, func, or_, select, update
+from sqlalchemy import Select, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from shared.base.errors import NotFoundError
 from shared.contracts.names import TERMINAL_STATES, Desired, JobKind, JobState, Queue
 from shared.db.tables import JobRow
+
+OWNER_COUNTS_LOCK = 0x5279_4750
+"""Key of an advisory lock; any number that nothing else uses."""
 
 
 def find_job(session: Session, job_id: str) -> JobRow | None:
@@ -55,15 +58,50 @@ def add_job(session: Session, row: JobRow) -> None:
     session.flush()
 
 
-def next_claimable(session: Session, queue: Queue, *, most_slots: int = 1) -> JobRow | None:
+def owners_at_limit(session: Session, queue: Queue, limit: int) -> Sequence[str]:
+    """Owners of `limit` or more jobs that run on `queue`; none when `limit` is 0."""
+    if limit == 0:
+        return []
+    query = (
+        select(JobRow.owner)
+        .where(JobRow.state == JobState.RUNNING, JobRow.queue == queue)
+        .group_by(JobRow.owner)
+        .having(func.count() >= limit)
+    )
+    return session.scalars(query).all()
+
+
+def count_open(session: Session, owner: str) -> int:
+    """Jobs of an owner that wait or are queued."""
+    query = (
+        select(func.count())
+        .select_from(JobRow)
+        .where(JobRow.owner == owner, JobRow.state.in_([JobState.WAITING, JobState.QUEUED]))
+    )
+    return session.scalar(query) or 0
+
+
+def lock_owner_counts(session: Session) -> None:
+    """Let nobody else count and then act on the count before this transaction ends.
+
+    SQLite has one writer at a time anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": OWNER_COUNTS_LOCK})
+
+
+def next_claimable(
+    session: Session, queue: Queue, *, most_slots: int = 1, passed_over: Collection[str] = ()
+) -> JobRow | None:
     """The queued job of `queue`, of those that need no more slots, to run next: by priority, then
-    age."""
+    age. Jobs of the owners `passed_over` are not considered."""
     query = (
         select(JobRow)
         .where(
             JobRow.state == JobState.QUEUED,
             JobRow.queue == queue,
             JobRow.num_slots <= most_slots,
+            JobRow.owner.not_in(passed_over),
         )
         .order_by(JobRow.priority.desc(), JobRow.created_at, JobRow.id)
         .limit(1)
@@ -89,7 +127,12 @@ def expired_jobs(session: Session, now: datetime, lease: timedelta) -> Sequence[
 
 
 def undispatched_jobs(
-    session: Session, queue: Queue, *, sent_before: datetime, limit: int
+    session: Session,
+    queue: Queue,
+    *,
+    sent_before: datetime,
+    limit: int,
+    passed_over: Collection[str] = (),
 ) -> Sequence[str]:
     """Ids of queued jobs without a wake-up since `sent_before`: by priority, then age."""
     query = (
@@ -97,6 +140,7 @@ def undispatched_jobs(
         .where(
             JobRow.state == JobState.QUEUED,
             JobRow.queue == queue,
+            JobRow.owner.not_in(passed_over),
             or_(JobRow.dispatched_at.is_(None), JobRow.dispatched_at < sent_before),
         )
         .order_by(JobRow.priority.desc(), JobRow.created_at, JobRow.id)
@@ -105,7 +149,9 @@ def undispatched_jobs(
     return session.scalars(query).all()
 
 
-def count_outstanding(session: Session, queue: Queue, *, sent_since: datetime) -> int:
+def count_outstanding(
+    session: Session, queue: Queue, *, sent_since: datetime, passed_over: Collection[str] = ()
+) -> int:
     """Queued jobs whose wake-up is under way."""
     return (
         session.scalar(
@@ -114,6 +160,7 @@ def count_outstanding(session: Session, queue: Queue, *, sent_since: datetime) -
             .where(
                 JobRow.state == JobState.QUEUED,
                 JobRow.queue == queue,
+                JobRow.owner.not_in(passed_over),
                 JobRow.dispatched_at >= sent_since,
             )
         )

@@ -25,8 +25,12 @@ class Wake:
     job_id: str
 
 
-def plan_wakes(session: Session, *, lease_seconds: float, resend_seconds: float) -> list[Wake]:
+def plan_wakes(
+    session: Session, *, lease_seconds: float, resend_seconds: float, owner_limit: int = 0
+) -> list[Wake]:
     """The wake-ups that are due: by queue, priority and age, bounded by the free slots.
+
+    Nobody is woken for a job whose owner has `owner_limit` jobs running on its queue.
 
     A job that is still queued `resend_seconds` after its wake-up is sent for again.
     """
@@ -36,10 +40,15 @@ def plan_wakes(session: Session, *, lease_seconds: float, resend_seconds: float)
     for queue, free in free_slots(session, now, lease_seconds=lease_seconds).items():
         if free == 0:
             continue
-        outstanding = jobs.count_outstanding(session, queue, sent_since=sent_since)
+        busy = jobs.owners_at_limit(session, queue, owner_limit)
+        outstanding = jobs.count_outstanding(
+            session, queue, sent_since=sent_since, passed_over=busy
+        )
         room = WAKES_PER_SLOT * free - outstanding
         if room > 0:
-            due = jobs.undispatched_jobs(session, queue, sent_before=sent_since, limit=room)
+            due = jobs.undispatched_jobs(
+                session, queue, sent_before=sent_since, limit=room, passed_over=busy
+            )
             wakes += [Wake(queue=queue, job_id=job_id) for job_id in due]
     return wakes
 

@@ -19,6 +19,7 @@ from shared.base.settings import Settings
 from shared.db.repositories import workers
 from shared.db.session import Database, database_now
 from shared.jobs.leader.dispatch import Wake, note_wakes, plan_wakes
+from shared.jobs.leader.garbage import collect_garbage
 from shared.jobs.leader.leadership import Leadership
 from shared.jobs.leader.pointers import HintSender, write_dirty_pointers
 from shared.jobs.life.lifecycle import reap_expired
@@ -27,6 +28,7 @@ from shared.jobs.timing import (
     ANSWER_HOURS,
     CLEANUP_SECONDS,
     DISPATCH_SECONDS,
+    GARBAGE_SECONDS,
     LEADER_LEASE_SECONDS,
     LEASE_SECONDS,
     REAP_SECONDS,
@@ -36,6 +38,9 @@ from shared.jobs.timing import (
     WORKER_HOURS,
 )
 from shared.storage.base import ObjectStore
+
+STOP_SECONDS = 5.0
+"""The search for garbage may take so long to end; cut short, it is begun anew some time."""
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +78,13 @@ class LeaderLoop:
         )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="leader", daemon=True)
+        self._garbage_thread = threading.Thread()
         self._sweeps = [
             self._sweep("Leading and reaping", self._lead, REAP_SECONDS),
             self._sweep("Sending wake-ups", self._dispatch, DISPATCH_SECONDS),
             self._sweep("Writing pointers", self._write_pointers, DISPATCH_SECONDS),
             self._sweep("Forgetting old rows", self._clean_up, CLEANUP_SECONDS),
+            self._sweep("Collecting garbage", self._collect_garbage, GARBAGE_SECONDS),
         ]
 
     @property
@@ -92,6 +99,8 @@ class LeaderLoop:
     def stop(self) -> None:
         """End the thread and hand over the lead."""
         self._stopping.set()
+        if self._garbage_thread.is_alive():
+            self._garbage_thread.join(STOP_SECONDS)
         if self._thread.is_alive():
             self._thread.join()
         try:
@@ -159,6 +168,7 @@ class LeaderLoop:
                 session,
                 lease_seconds=self._settings.seconds(LEASE_SECONDS),
                 resend_seconds=self._settings.seconds(RESEND_SECONDS),
+                owner_limit=self._settings.owner_running_limit,
             )
         sent: list[Wake] = []
         try:
@@ -177,6 +187,25 @@ class LeaderLoop:
     def _write_pointers(self) -> None:
         if self.leading:
             write_dirty_pointers(self._database, self._store, self._hints)
+
+    def _collect_garbage(self) -> None:
+        """In a thread of its own: listing a large store takes longer than the leader's lease."""
+        if self.leading and not self._garbage_thread.is_alive():
+            self._garbage_thread = threading.Thread(
+                target=self._collect, name="garbage", daemon=True
+            )
+            self._garbage_thread.start()
+
+    def _collect(self) -> None:
+        try:
+            with self._database.reading() as session:
+                now = database_now(session)
+            older_than = now - timedelta(hours=self._settings.garbage_hours)
+            collect_garbage(self._database, self._store, older_than=older_than)
+        except UnavailableError as error:
+            logger.warning("Garbage stays until the next time: %s", error.message)
+        except Exception:
+            logger.exception("Garbage could not be collected")
 
     def _clean_up(self) -> None:
         if not self.leading:

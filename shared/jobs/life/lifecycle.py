@@ -52,12 +52,17 @@ def claim(
     lease_seconds: float,
     free_slots: int = 1,
     all_slots: int = 1,
+    owner_limit: int = 0,
 ) -> JobRow | None:
     """Take the best queued job of `queue` that fits into `all_slots`, raising its fence.
 
-    None when there is none, or when it has to wait for more than `free_slots`.
+    None when there is none, or when it has to wait for more than `free_slots`. With `owner_limit`,
+    jobs of an owner of whom so many run on this queue are passed over.
     """
-    while (row := jobs.next_claimable(session, queue, most_slots=all_slots)) is not None:
+    if owner_limit:
+        jobs.lock_owner_counts(session)
+    busy = jobs.owners_at_limit(session, queue, owner_limit)
+    while row := jobs.next_claimable(session, queue, most_slots=all_slots, passed_over=busy):
         if row.num_slots > free_slots:
             return None
         now = database_now(session)

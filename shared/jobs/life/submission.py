@@ -5,13 +5,14 @@ No broker is asked here: the row is its own outbox, and the leader sends for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from shared.base.errors import ConflictError
+from shared.base.errors import ConflictError, TooManyError
 from shared.base.ids import IdPrefix, new_id
 from shared.contracts.jobs import (
     SPEC_OF_KIND,
@@ -60,6 +61,7 @@ class _Order:
     spec: Spec
     name: str
     priority: int
+    owner: str
     fresh: bool
     code_version: str
     inputs: ResolvedInputs
@@ -100,18 +102,25 @@ def _estimate(request: JobCreate, metas: Mapping[str, ArtifactMeta]) -> JobEstim
     )
 
 
-def submit_job(session: Session, request: JobCreate, *, code_version: str) -> JobRow:
+def submit_job(
+    session: Session, request: JobCreate, *, code_version: str, queued_limit: int = 0
+) -> JobRow:
     """Write a job. With an input to wait for it is `waiting`, else `queued`; a data job that an
     equal one has done before is `succeeded` at once.
 
     Raises InvalidInputError (can never work) or ConflictError (an input is not ready, or its job
-    has failed), both with a pointer into the request.
+    has failed), both with a pointer into the request; TooManyError when its owner has
+    `queued_limit` jobs that have not begun.
     """
+    _check_room(session, [request], queued_limit)
     return _submit(session, request, code_version=code_version, now=database_now(session))
 
 
-def submit_pipeline(session: Session, request: PipelineCreate, *, code_version: str) -> PipelineRow:
+def submit_pipeline(
+    session: Session, request: PipelineCreate, *, code_version: str, queued_limit: int = 0
+) -> PipelineRow:
     """Write a pipeline and all its jobs, or raise as `submit_job` does, with longer pointers."""
+    _check_room(session, request.jobs.values(), queued_limit)
     now = database_now(session)
     row = PipelineRow(id=new_id(IdPrefix.PIPELINE), name=request.name, created_at=now)
     add_pipeline(session, row)
@@ -154,6 +163,7 @@ def retry(session: Session, job_id: str) -> JobRow:
         spec=spec,
         name=old.name,
         priority=old.priority,
+        owner=old.owner,
         fresh=old.fresh,
         code_version=old.code_version,
         inputs=inputs,
@@ -163,6 +173,21 @@ def retry(session: Session, job_id: str) -> JobRow:
         retry_of=old.id,
     )
     return _write(session, order, database_now(session))
+
+
+def _check_room(session: Session, requests: Iterable[JobCreate], queued_limit: int) -> None:
+    if not queued_limit:
+        return
+    jobs.lock_owner_counts(session)
+    for owner, adding in Counter(request.owner for request in requests).items():
+        present = jobs.count_open(session, owner)
+        if present + adding > queued_limit:
+            raise TooManyError(
+                f"{present} jobs of owner {owner!r} have not begun yet; with {adding} more they "
+                f"would be more than the {queued_limit} allowed.",
+                retry_after=60,
+                hint="Wait for some to begin, or cancel some.",
+            )
 
 
 def _submit(
@@ -184,6 +209,7 @@ def _submit(
         spec=spec,
         name=request.name or request.kind,
         priority=request.priority,
+        owner=request.owner,
         fresh=request.fresh,
         code_version=code_version,
         inputs=inputs,
@@ -201,6 +227,7 @@ def _write(session: Session, order: _Order, now: datetime) -> JobRow:
         queue=QUEUE_OF_KIND[order.kind],
         num_slots=slots_of(order.spec),
         priority=order.priority,
+        owner=order.owner,
         state=JobState.QUEUED if inputs.complete else JobState.WAITING,
         desired=Desired.RUN,
         spec=order.spec.model_dump(mode="json"),

@@ -42,6 +42,7 @@ def job_view(row: JobRow) -> JobView:
         state=row.state,
         desired=row.desired,
         priority=row.priority,
+        owner=row.owner,
         spec=row.spec,
         inputs=row.resolved_inputs,
         outputs=row.outputs,

@@ -50,6 +50,19 @@ class InputCache:
             os.utime(folder)
             yield folder
 
+    def remove_leftovers(self) -> None:
+        """Remove half-made and half-removed entries of processes that were killed."""
+        for path in self._root.glob(".*.trash"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self._root.glob(".*.tmp"):
+            name = path.name[1:].rsplit(".", 2)[0]
+            with self._open_lock(name) as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue  # it is being made right now
+                shutil.rmtree(path, ignore_errors=True)
+
     def _make_room(self, num_bytes: int) -> None:
         entries = [path for path in self._root.iterdir() if not path.name.startswith(".")]
         sizes = {path: folder_bytes(path) for path in entries}

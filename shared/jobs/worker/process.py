@@ -25,6 +25,7 @@ from shared.jobs.queue import Hints
 from shared.jobs.reading.report import render_report
 from shared.jobs.timing import ALIVE_SECONDS, HEARTBEAT_SECONDS
 from shared.jobs.worker.cache import InputCache
+from shared.jobs.worker.run_folder import remove_dead_runs
 from shared.jobs.worker.slots import Slot, make_slots
 from shared.jobs.worker.wakeups import WakeListener
 from shared.jobs.worker.workshop import Workshop
@@ -53,11 +54,12 @@ class Worker:
         self._database = Database(settings.resolved_database_url)
         self._hints = Hints(settings.redis_url.get_secret_value())
         self._alive_file = settings.data_dir / "run" / f"{name}.alive"
+        self._cache = InputCache(settings.data_dir / "cache", max_bytes=settings.cache_bytes)
         workshop = Workshop(
             settings=settings,
             database=self._database,
             store=open_store(settings),
-            cache=InputCache(settings.data_dir / "cache", max_bytes=settings.cache_bytes),
+            cache=self._cache,
             changed=partial(self._hints.publish, HintChannel.EVENTS),
             render_report=render_report,
             programs=programs,
@@ -71,6 +73,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
         logger.info("Worker %s: %s", self.id, _describe(self._lanes))
+        self._clear_up()
         for slot in self._slots:
             slot.start()
         self._wakeups.start()
@@ -79,6 +82,14 @@ class Worker:
         finally:
             self._drain()
         return 0
+
+    def _clear_up(self) -> None:
+        """What workers that were killed here have left takes room for nothing."""
+        try:
+            self._cache.remove_leftovers()
+            remove_dead_runs(self._database, self._settings.data_dir)
+        except PlatformError as error:
+            logger.warning("Leftovers of dead workers stay for now: %s", error.message)
 
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop_signals += 1  # and no more: a handler that takes a lock can wait for itself

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.base.files import write_bytes
+from shared.contracts.names import JobState
 from shared.contracts.run_file import RUN_FILE_NAME, RunFile
+from shared.db.repositories.jobs import find_job
+from shared.db.session import Database
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,3 +78,21 @@ class RunFolder:
             self.job_folder.rmdir()
         except OSError:
             return  # a newer attempt lives there, or it is gone already
+
+
+def remove_dead_runs(database: Database, data_dir: Path) -> list[Path]:
+    """Remove what killed workers have left of attempts whose fence has moved on; return it.
+
+    The next attempt of a job clears up after the others, but only where it runs itself. Raises
+    UnavailableError when the database is away.
+    """
+    removed = []
+    for path in sorted((data_dir.resolve() / "runs").glob("job_*/t*")):
+        with database.reading() as session:
+            job = find_job(session, path.parent.name)
+        if job is None or job.state is not JobState.RUNNING or path.name != f"t{job.token}":
+            RunFolder(job_folder=path.parent, token=int(path.name[1:])).remove()
+            removed.append(path)
+    if removed:
+        logger.info("Removed %d run folders that dead workers had left.", len(removed))
+    return removed

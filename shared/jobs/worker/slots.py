@@ -98,6 +98,7 @@ class Slot:
                 lease_seconds=lease_seconds,
                 free_slots=free_slots,
                 all_slots=self._lane.total,
+                owner_limit=self._workshop.settings.owner_running_limit,
             )
 
     def _see_through(self, job: JobRow, place: Place) -> None:

@@ -14,6 +14,7 @@ from shared.contracts.names import Desired, FailureCode, JobState, Queue
 from shared.jobs.life.lifecycle import reap_expired
 from shared.jobs.life.requests import request_cancel, request_pause, request_resume
 from shared.jobs.program import Stop
+from shared.jobs.worker.run_folder import remove_dead_runs
 from shared.jobs.worker.supervisor import Supervisor
 from shared.jobs.worker.workshop import Place
 from shared.storage.local import LocalStore
@@ -250,6 +251,17 @@ def test_new_attempt_removes_what_others_of_the_job_left(bench: JobBench) -> Non
     (other / "old").touch()
     assert bench.supervise().state is JobState.SUCCEEDED
     assert bench.leftovers() == []
+
+
+def test_folders_of_dead_attempts_are_removed_and_living_ones_stay(bench: JobBench) -> None:
+    job_id = bench.add_train_job(Script())
+    job = bench.claim()
+    runs = bench.settings.data_dir / "runs"
+    for name in (f"{job_id}/t{job.token}", f"{job_id}/t0", "job_unknown/t1"):
+        (runs / name).mkdir(parents=True)
+    removed = remove_dead_runs(bench.database, bench.settings.data_dir)
+    assert removed == [runs.resolve() / f"{job_id}/t0", runs.resolve() / "job_unknown/t1"]
+    assert bench.leftovers() == [job_id, f"{job_id}/t{job.token}"]
 
 
 def test_secrets_of_the_worker_do_not_reach_the_process(

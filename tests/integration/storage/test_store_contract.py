@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -202,3 +203,15 @@ def test_missing_local_folder_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "objects").rmdir()
     with pytest.raises(UnavailableError, match="is missing or cannot be written"):
         store.check()
+
+
+def test_a_listing_says_when_objects_were_stored(store: ObjectStore, prefix: str) -> None:
+    began = datetime.now(UTC)
+    for name in ("b", "a/x"):
+        store.put_bytes(f"{prefix}{name}", b"content")
+    found = list(store.list_objects(prefix))
+    assert [item.key for item in found] == [f"{prefix}a/x", f"{prefix}b"]
+    slack = timedelta(seconds=2)  # servers round to seconds
+    assert all(began - slack <= item.modified_at <= datetime.now(UTC) + slack for item in found)
+    store.remove_unfinished(older_than=began - timedelta(hours=1))
+    assert [item.key for item in store.list_objects(prefix)] == [item.key for item in found]

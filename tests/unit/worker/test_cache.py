@@ -97,3 +97,20 @@ def test_failed_download_leaves_no_lock_behind(tmp_path: Path, source: Source) -
         pass
     with cache.hold("a", 100, source) as folder:
         assert (folder / "file").exists()
+
+
+def test_leftovers_of_killed_processes_go_and_downloads_under_way_stay(tmp_path: Path) -> None:
+    cache = InputCache(tmp_path, max_bytes=1000)
+    hidden = "0" * 32
+
+    def fetch(target: Path) -> None:
+        under_way = target.with_name(f".{target.name}.{hidden}.tmp")
+        under_way.mkdir()
+        (tmp_path / f".dead.{hidden}.tmp").mkdir()
+        (tmp_path / f".old.{hidden}.trash").mkdir()
+        cache.remove_leftovers()
+        assert sorted(path.name for path in tmp_path.glob(f".*{hidden}*")) == [under_way.name]
+        under_way.rename(target)
+
+    with cache.hold("a", 0, fetch):
+        assert entries(tmp_path) == ["a"]
