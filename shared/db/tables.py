@@ -215,6 +215,31 @@ class MetricRow(Base):
     """`values["loss"]` once more: thinning a long curve must not parse 100,000 documents."""
 
 
+class MetricBlockRow(Base):
+    """The lowest and the highest loss among the points of one stretch of a job's stream.
+
+    A long curve is thinned from these, not from its points.
+    """
+
+    __tablename__ = "metric_blocks"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    series: Mapped[str] = mapped_column(String(20), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    block: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    """Number of the point in the stream, divided by the length of a block."""
+    points: Mapped[int]
+    last: Mapped[float] = mapped_column(Float)
+    last_step: Mapped[int]
+    last_seq: Mapped[int] = mapped_column(BigInteger)
+    low: Mapped[float] = mapped_column(Float)
+    low_step: Mapped[int]
+    low_seq: Mapped[int] = mapped_column(BigInteger)
+    high: Mapped[float] = mapped_column(Float)
+    high_step: Mapped[int]
+    high_seq: Mapped[int] = mapped_column(BigInteger)
+
+
 class LogRow(Base):
     """One line that a job's process wrote to its output."""
 

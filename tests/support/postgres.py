@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -125,7 +125,9 @@ def _unprivileged_user() -> dict[str, Any]:
     raise CannotStartError("PostgreSQL refuses to run as root, and there is no other user")
 
 
-def _run(command: list[str | Path], as_user: dict[str, Any], *, log: Path | None = None) -> None:
+def _run(
+    command: Sequence[str | Path], as_user: dict[str, Any], *, log: Path | None = None
+) -> None:
     """Run a tool of PostgreSQL. Its output goes to a file: the server inherits it and stays."""
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import update
+from sqlalchemy import insert, update
 from sqlalchemy.orm import Session
 
 from shared.base.clock import utc_now
@@ -23,9 +24,18 @@ from shared.contracts.manifest import (
     TokensMeta,
 )
 from shared.contracts.model_config import ModelConfig
-from shared.contracts.names import QUEUE_OF_KIND, ArtifactType, FileRole, Queue
+from shared.contracts.names import (
+    QUEUE_OF_KIND,
+    ArtifactType,
+    Desired,
+    FileRole,
+    JobKind,
+    JobState,
+    Queue,
+)
 from shared.db.repositories.artifacts import add_upload
 from shared.db.repositories.pipelines import jobs_of_pipelines
+from shared.db.session import Database
 from shared.db.tables import CheckpointRow, JobRow, UploadRow
 from shared.jobs.life.lifecycle import claim, succeed
 from shared.jobs.life.outputs import FinishedOutput
@@ -217,3 +227,22 @@ def add_ready_upload(session: Session, *, state: str = "ready", sha256: str = SH
     )
     add_upload(session, row)
     return upload_id
+
+
+def add_queued(
+    database: Database,
+    owners: Sequence[str],
+    *,
+    priority: int = 0,
+    queue: Queue = Queue.TOKENIZER,
+) -> None:
+    """Queue one job for each entry of `owners`, all written at once."""
+    job = {
+        "kind": JobKind.INGEST, "name": "bulk", "queue": queue, "priority": priority,
+        "state": JobState.QUEUED, "desired": Desired.RUN, "spec": {"source": "python_docs"},
+        "resolved_inputs": {}, "outputs": {}, "seq": 0, "token": 0, "attempt": 0, "stalls": 0,
+        "created_at": utc_now(),
+    }  # fmt: skip
+    rows = [{**job, "id": new_id(IdPrefix.JOB), "owner": owner} for owner in owners]
+    with database.transaction() as session:
+        session.execute(insert(JobRow), rows)

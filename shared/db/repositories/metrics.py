@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import ColumnElement, and_, or_, select, true
 from sqlalchemy.orm import Session
 
+from shared.db.repositories.metric_blocks import CurvePoint, candidates
 from shared.db.tables import MetricRow
+
+LONG = 8
+"""A curve is thinned from its blocks when it has so many times the points that are asked for."""
 
 Steps = tuple[int | None, int | None]
 """First and last step of a part of a curve; None leaves that end open."""
@@ -44,7 +48,9 @@ def curve(
 
     `last_steps` says, for an attempt that was continued from an earlier step, where its part of
     the curve ends. With `max_points` the steps are cut into equal intervals, of each of which the
-    points of lowest and highest loss remain, and the newest point: no spike is lost.
+    points of lowest and highest loss remain, and the newest point: no spike is lost. A long curve
+    is thinned from its blocks: at the edge of an interval a lesser extreme may then give way to
+    its neighbour.
     """
     shown = and_(
         MetricRow.job_id == job_id,
@@ -54,32 +60,36 @@ def curve(
     )
     query = select(MetricRow).where(shown).order_by(MetricRow.step, MetricRow.attempt)
     if max_points is not None:
-        # Narrow rows first: whole ones of a long run take ten times as long.
-        narrow = select(MetricRow.seq, MetricRow.step, MetricRow.loss).where(shown)
-        points = session.execute(narrow.order_by(MetricRow.step, MetricRow.attempt)).all()
+        points = candidates(
+            session, job_id, series, last_steps=last_steps, if_more_than=LONG * max_points
+        )
+        if points is None:
+            # Narrow rows first: whole ones take ten times as long.
+            narrow = select(MetricRow.seq, MetricRow.step, MetricRow.loss).where(shown)
+            rows = session.execute(narrow.order_by(MetricRow.step, MetricRow.attempt)).all()
+            points = [CurvePoint(seq, step, loss or 0.0) for seq, step, loss in rows]
         if len(points) > max_points:
             query = query.where(MetricRow.seq.in_(extremes(points, max_points)))
     return session.scalars(query).all()
 
 
-def extremes(points: Sequence[tuple[int, int, float | None]], max_points: int) -> set[int]:
-    """Numbers of the points (number, step, loss), in order of steps, that a thinned curve keeps.
+def extremes(points: Sequence[CurvePoint], max_points: int) -> set[int]:
+    """Numbers of the points, given in order of steps, that a thinned curve keeps.
 
-    At most `max_points` + 1. A point without a loss counts as one of loss 0.
+    At most `max_points` + 1.
     """
-    first, last = points[0][1], points[-1][1]
+    first, last = points[0].step, points[-1].step
     buckets = max(1, max_points // 2)
     lowest: dict[int, tuple[float, int]] = {}
     highest: dict[int, tuple[float, int]] = {}
-    for seq, step, loss in points:
-        bucket = (step - first) * buckets // (last - first + 1)
-        value = loss or 0.0
-        if bucket not in lowest or value < lowest[bucket][0]:
-            lowest[bucket] = (value, seq)
-        if bucket not in highest or value > highest[bucket][0]:
-            highest[bucket] = (value, seq)
+    for point in points:
+        bucket = (point.step - first) * buckets // (last - first + 1)
+        if bucket not in lowest or point.loss < lowest[bucket][0]:
+            lowest[bucket] = (point.loss, point.seq)
+        if bucket not in highest or point.loss > highest[bucket][0]:
+            highest[bucket] = (point.loss, point.seq)
     kept = {seq for _, seq in (*lowest.values(), *highest.values())}
-    return kept | {points[-1][0]}
+    return kept | {points[-1].seq}
 
 
 def _not_superseded(last_steps: Mapping[int, int]) -> ColumnElement[bool]:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from shared.contracts.views import EventType
 from shared.db.inserts import insert_unless_present
+from shared.db.repositories.metric_blocks import add_to_blocks
 from shared.db.tables import EventRow, LogRow, MetricRow
 
 
@@ -19,7 +20,7 @@ def add_stream(
     logs: Collection[LogRow],
     metrics: Collection[MetricRow],
 ) -> None:
-    """Append entries whose numbers have been taken.
+    """Append entries of one job whose numbers have been taken.
 
     A second point of the same series, attempt and step is dropped: a curve has one value a step.
     """
@@ -30,6 +31,11 @@ def add_stream(
     columns = MetricRow.__table__.columns.keys()
     values = [{name: getattr(row, name) for name in columns} for row in metrics]
     insert_unless_present(session, MetricRow, values)
+    present = select(MetricRow.seq).where(
+        MetricRow.job_id == values[0]["job_id"], MetricRow.seq.in_([row.seq for row in metrics])
+    )
+    inserted = set(session.scalars(present))
+    add_to_blocks(session, [row for row in metrics if row.seq in inserted])
 
 
 def read_events(

@@ -5,38 +5,20 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import insert
 
-from shared.base.clock import utc_now
 from shared.base.errors import TooManyError
-from shared.base.ids import IdPrefix, new_id
 from shared.contracts.jobs import PipelineCreate
-from shared.contracts.names import JobKind, JobState, Queue
+from shared.contracts.names import JobState, Queue
 from shared.db.session import Database
 from shared.db.tables import JobRow
 from shared.jobs.leader.dispatch import note_wakes, plan_wakes
 from shared.jobs.life.lifecycle import claim, requeue
 from shared.jobs.life.presence import worker_heartbeat
 from shared.jobs.life.submission import submit_job, submit_pipeline
-from tests.support.rows import INGEST, claim_next, job_request, submit
+from tests.support.rows import INGEST, add_queued, claim_next, job_request, submit
 
 SLOTS = 4
 CLAIMERS = 8
-
-
-def add_queued(database: Database, owners: list[str], *, priority: int = 0) -> None:
-    """Queue one ingest job for each entry of `owners`, written at once."""
-    row = {
-        "kind": JobKind.INGEST, "name": "bulk", "queue": Queue.TOKENIZER, "priority": priority,
-        "state": JobState.QUEUED, "spec": {"source": "python_docs"}, "resolved_inputs": {},
-        "outputs": {}, "seq": 0, "token": 0, "attempt": 0, "stalls": 0,
-    }  # fmt: skip
-    now = utc_now()
-    rows = [
-        {**row, "id": new_id(IdPrefix.JOB), "owner": owner, "created_at": now} for owner in owners
-    ]
-    with database.transaction() as session:
-        session.execute(insert(JobRow), rows)
 
 
 def claim_limited(database: Database) -> str | None:

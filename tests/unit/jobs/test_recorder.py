@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from shared.contracts.progress import (
@@ -13,9 +14,11 @@ from shared.contracts.progress import (
     ProgressLine,
     SampleLine,
 )
+from shared.db.repositories import metrics
 from shared.db.repositories.jobs import get_job
 from shared.db.repositories.stream import read_events, read_logs, read_metrics
 from shared.db.session import Database
+from shared.db.tables import MetricBlockRow
 from shared.jobs.life import lifecycle
 from shared.jobs.life.recorder import MAX_LINE_CHARS, record
 from shared.jobs.reading.listings import read_curves, read_stream
@@ -191,3 +194,46 @@ def test_a_thinned_curve_keeps_its_spikes(database: Database) -> None:
         assert {(537, 99.0), (211, -5.0), (0, 1000.0), (999, 1.0)} <= set(thin)
         assert thin == sorted(thin)
         assert losses(session, job.id, max_points=1000) == whole
+
+
+def test_a_long_curve_is_thinned_from_its_blocks(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two attempts, the first cut off within a block, a repeated point, lines between."""
+    with database.transaction() as session:
+        job = running_training(session)
+        points = [train(step, loss=900.0 - step) for step in range(400)]
+        points[137] = train(137, loss=-7.0)
+        points[250] = train(250, loss=5000.0)  # beyond the checkpoint
+        points[300] = points[299]
+        for first in range(0, 400, 20):
+            if first == 200:
+                commit(session, job, 203)
+            record(session, job.id, 1, [*points[first : first + 20], LogLine(line="between")])
+        lifecycle.requeue(session, job.id, 1)
+        job = claim_job(session, get_job(session, job.id))
+        for first in range(204, 504, 20):
+            again = [train(step, loss=880.0 - step) for step in range(first, first + 20)]
+            record(session, job.id, job.token, again)
+        whole = losses(session, job.id)
+        assert [step for step, _ in whole] == list(range(504))
+        thin = losses(session, job.id, max_points=20)
+        monkeypatch.setattr(metrics, "candidates", lambda *_args, **_more: None)
+        slow = losses(session, job.id, max_points=20)
+    assert len(thin) <= 21
+    assert set(thin) <= set(whole)
+    assert {(137, -7.0), (0, 900.0), (503, 377.0)} <= set(thin) & set(slow)
+    neighbours = [min(abs(step - other) for other, _ in thin) for step, _ in slow]
+    assert max(neighbours) <= 16  # of a block's length
+
+
+def test_points_that_no_block_knows_are_read_one_by_one(database: Database) -> None:
+    """As a worker of an earlier version writes them."""
+    with database.transaction() as session:
+        job = running_training(session)
+        for first in range(0, 400, 20):
+            record(session, job.id, 1, [train(s, loss=900.0 - s) for s in range(first, first + 20)])
+        session.execute(delete(MetricBlockRow).where(MetricBlockRow.block < 5))
+        assert losses(session, job.id, max_points=4)[0] == (0, 900.0)
+        session.execute(delete(MetricBlockRow))
+        assert losses(session, job.id, max_points=4)[0] == (0, 900.0)
