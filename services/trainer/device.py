@@ -18,6 +18,9 @@ from shared.model.transformer import Transformer
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+GIB = 1 << 30
+LEAST_GPU_BYTES = GIB
+"""With less than this a training run is not worth its start."""
 BatchLoss = Callable[[Batch], Tensor]
 """Summed loss of a batch in nats, float32, with its gradient graph."""
 
@@ -33,6 +36,27 @@ def choose_device(wanted: str) -> torch.device:
             hint="Use device auto or cpu, or run a trainer where nvidia-smi shows a GPU.",
         )
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def cap_gpu_memory(device: torch.device, reserved_bytes: int) -> None:
+    """Keep this process's tensors out of what is reserved; raises JobFailedError, see below."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    fraction = memory_fraction(total, reserved_bytes)
+    torch.cuda.set_per_process_memory_fraction(fraction, device)
+
+
+def memory_fraction(total_bytes: int, reserved_bytes: int) -> float:
+    """The part of a card that training may take. Raises JobFailedError when that is too little."""
+    rest = total_bytes - reserved_bytes
+    if rest < LEAST_GPU_BYTES:
+        raise JobFailedError(
+            f"The GPU has {total_bytes / GIB:.1f} GiB and {reserved_bytes / GIB:.1f} of them are "
+            "kept for the inference service: too little is left to train.",
+            code=FailureCode.GPU_OOM,
+            hint="Serve on the CPU (RYANGPT_DEVICE=cpu for inference) and set "
+            "RYANGPT_INFERENCE_GPU_BYTES=0 for the trainer, or use a larger card.",
+        )
+    return rest / total_bytes
 
 
 def device_name(device: torch.device) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from services.trainer.device import choose_device
+from services.trainer.device import cap_gpu_memory, choose_device
 from services.trainer.evaluation import evaluate
 from services.trainer.export import export
 from services.trainer.gpu_lock import lock_gpu
@@ -123,6 +123,7 @@ def _take_gpu(run: RunFile, num_gpus: int, reporter: Reporter, interruption: _In
     if index is None:
         return False
     torch.cuda.set_device(index)
+    cap_gpu_memory(choose_device("cuda"), run.reserved_gpu_bytes)
     return True
 
 

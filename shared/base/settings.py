@@ -99,6 +99,9 @@ class Settings(BaseSettings):
     slot_lock_dir: Path | None = None
     """Where training jobs lock the GPU they use; all trainers of one machine must share it. Empty
     means a folder in the data folder."""
+    inference_gpu_bytes: int = Field(1 << 30, ge=0)
+    """GPU memory that training leaves to the inference service on the same card; 0 when that
+    serves elsewhere."""
     light_slots: int = Field(1, ge=1, le=16)
     """Exports the trainer worker runs at once, beside training."""
     tokenizer_slots: int = Field(1, ge=1, le=16)

@@ -46,6 +46,8 @@ class RunFile(Contract):
     """Where output folders are put."""
     events: Path
     """The JSON-lines file to append to."""
+    reserved_gpu_bytes: int = Field(0, ge=0)
+    """GPU memory that is another process's."""
     num_threads: int = Field(ge=1)
     """CPU threads to use."""
     slot_locks: Path

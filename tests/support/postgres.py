@@ -60,7 +60,7 @@ class PostgresServer:
         """Stop it; `immediate` is what a crash looks like to its clients and to its files."""
         self._control(["-m", mode, "stop"])
 
-    def _control(self, arguments: list[str | Path], *, log: Path | None = None) -> None:
+    def _control(self, arguments: Sequence[str | Path], *, log: Path | None = None) -> None:
         command = [self.binaries / "pg_ctl", "-D", self.folder / "data", *arguments]
         _run(command, self.as_user, log=log)
 

@@ -197,6 +197,7 @@ class Supervisor:
             spool=self._folder.spool,
             outputs=self._folder.outputs,
             events=self._folder.events,
+            reserved_gpu_bytes=workshop.settings.inference_gpu_bytes,
             num_threads=self._place.num_threads,
             slot_locks=self._workshop.settings.resolved_slot_lock_dir,
             code_version=code_version(),

@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -15,7 +16,12 @@ from ryangpt.redis_server import start_redis
 from shared.base.errors import UnavailableError
 from shared.base.settings import Settings
 from shared.contracts.names import HintChannel, Queue, TaskName
+from shared.db.session import Database
+from shared.jobs.leader.dispatch import note_wakes, plan_wakes
+from shared.jobs.life.presence import worker_heartbeat
 from shared.jobs.queue import Hints, WakeSender, make_celery
+from tests.support.databases import create_sqlite
+from tests.support.rows import add_queued
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -116,3 +122,26 @@ def test_hints_without_redis_are_given_up_with_one_word(caplog: pytest.LogCaptur
         for _ in range(5):
             hints.publish(HintChannel.MODELS, "demo")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_ten_thousand_queued_jobs_put_few_messages_into_redis(
+    redis_url: str, tmp_path: Path
+) -> None:
+    database = Database(f"sqlite:///{create_sqlite(tmp_path / 'test.db')}")
+    add_queued(database, ["ann"] * 10_000)
+    with database.transaction() as session:
+        worker_heartbeat(session, "w", slots={Queue.TOKENIZER: 4}, running=[])
+    client = redis.Redis.from_url(redis_url)
+    client.delete(Queue.TOKENIZER)
+    bell = WakeSender(make_celery(settings_for(redis_url)))
+    for _ in range(20):
+        with database.transaction() as session:
+            wakes = plan_wakes(session, lease_seconds=3600, resend_seconds=3600)
+            for wake in wakes:
+                bell.send(wake.queue, wake.job_id)
+            note_wakes(session, wakes)
+    assert client.llen(Queue.TOKENIZER) == 8
+    client.delete(Queue.TOKENIZER)
+    client.close()
+    bell.close()
+    database.close()

@@ -14,6 +14,7 @@ from services.trainer.device import (
     choose_dtype,
     compiled_loss,
     eager_loss,
+    memory_fraction,
     out_of_memory,
     wants_compile,
 )
@@ -21,6 +22,7 @@ from services.trainer.loop import Outcome
 from services.trainer.plan import make_plan
 from shared.base.errors import JobFailedError
 from shared.contracts.model_config import ModelConfig
+from shared.contracts.names import FailureCode
 from shared.model.transformer import Transformer, initialize
 from tests.support.training import make_run, run_training, tiny_spec, tiny_tokens
 
@@ -127,3 +129,12 @@ def test_a_small_run_on_cuda(tmp_path: Path) -> None:
     longer = tiny_spec(device="cuda", max_steps=70)
     again = run_training(make_run(tmp_path / "b", longer, {"tokens": tokens}, resume=middle))
     assert [line.step for line in again.metrics("train")] == list(range(61, 71))
+
+
+def test_training_leaves_inference_its_share_of_the_card() -> None:
+    assert memory_fraction(12 << 30, 3 << 30) == 0.75
+    assert memory_fraction(12 << 30, 0) == 1.0
+    assert memory_fraction(2 << 30, 1 << 30) == 0.5
+    with pytest.raises(JobFailedError, match=r"has 1\.5 GiB and 1\.0 of them") as refused:
+        memory_fraction(3 << 29, 1 << 30)
+    assert refused.value.code == FailureCode.GPU_OOM
