@@ -53,7 +53,16 @@ class PostgresServer:
             f"-c unix_socket_directories={self.folder} -c fsync=off -c max_connections=200"
         )
         log = self.folder / "log"
-        start = ["-l", log, "-o", options, "-w", "-t", str(START_SECONDS), "start"]
+        start: list[str | Path] = [
+            "-l",
+            log,
+            "-o",
+            options,
+            "-w",
+            "-t",
+            str(START_SECONDS),
+            "start",
+        ]
         self._control(start, log=log)
 
     def stop(self, mode: str = "fast") -> None:
