@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ryangpt.commands import data, demo, embedded, jobs, models, pull, recipes, stages
+from ryangpt.commands import bench, data, demo, embedded, jobs, models, pull, recipes, stages
 from ryangpt.terminal import OneLineErrors
 
 app = typer.Typer(
@@ -14,7 +14,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (embedded, demo, recipes, stages, jobs, data, models, pull):
+for module in (embedded, demo, recipes, stages, jobs, data, models, pull, bench):
     module.register(app)
 
 if __name__ == "__main__":
