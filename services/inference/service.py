@@ -19,6 +19,7 @@ from services.inference.runtime import Runtime
 from services.inference.scheduler import Scheduler
 from services.inference.sequence import SamplingParams, Sequence
 from services.inference.watcher import ModelWatcher
+from shared.base.errors import PlatformError
 from shared.base.hints import HintListener
 from shared.base.settings import Settings
 from shared.contracts.names import HintChannel
@@ -46,7 +47,7 @@ class InferenceService:
     ) -> None:
         self.runtime = runtime
         self.models = ModelRegistry()
-        self.metrics = Metrics(self.models, runtime.describe())
+        self.metrics = Metrics(self.models, runtime.describe(), num_slots=settings.inference_slots)
         self._dispatcher = Dispatcher()
         self._num_slots = settings.inference_slots
         scheduler = Scheduler(
@@ -124,4 +125,8 @@ class InferenceService:
             )
             for prompt, sampling in choices
         ]
-        return Generation(self.engine, self._dispatcher, sequences, stream=stream)
+        try:
+            return Generation(self.engine, self._dispatcher, sequences, stream=stream)
+        except PlatformError as error:
+            self.metrics.on_rejection(error.code)
+            raise

@@ -180,12 +180,14 @@ def test_a_full_queue_is_429_with_retry_after(small_site: Site, brakes: threadin
         ]
         wait_until(lambda: load(small_site) == (1, 1), "one request runs and one waits")
         response = small_site.http.post("/v1/completions", json=LONG)
+        metrics = small_site.http.get("/metrics").text
         brakes.set()
         texts = {one.result()["choices"][0]["text"] for one in waiting}
     assert response.status_code == 429
     assert response.headers["retry-after"] == "1"
     error = response.json()["error"]
     assert (error["type"], error["code"]) == ("rate_limit_error", "queue_full")
+    assert sample_of(metrics, 'ryangpt_admission_rejections_total{reason="queue_full"}') == 1
     assert texts == {TOKENIZER.decode(greedy_without_cache(random_model(CONFIG), [5], 4))}
 
 
@@ -271,6 +273,14 @@ def test_the_metrics_count_what_happened(tmp_path: Path) -> None:
     assert sample_of(metrics, f"ryangpt_time_to_first_token_seconds_count{label}") == 2
     assert sample_of(metrics, f"ryangpt_inter_token_latency_seconds_count{label}") == 3
     assert sample_of(metrics, f"ryangpt_e2e_request_latency_seconds_count{label}") == 2
+    for phase, count in (("prefill", 2), ("decode", 2), ("inference", 2)):
+        name = f"ryangpt_request_{phase}_time_seconds_count{label}"
+        assert sample_of(metrics, name) == count
+    per_token = f"ryangpt_request_time_per_output_token_seconds_count{label}"
+    assert sample_of(metrics, per_token) == 1
+    assert sample_of(metrics, f"ryangpt_request_prompt_tokens_sum{label}") == 5
+    assert sample_of(metrics, f"ryangpt_request_generation_tokens_sum{label}") == 5
+    assert sample_of(metrics, "ryangpt_kv_cache_usage_perc") == 0
     finished = 'ryangpt_request_finished_total{finished_reason="length",model_name="demo"}'
     assert sample_of(metrics, finished) == 2
     assert sample_of(metrics, "ryangpt_num_requests_running") == 0
