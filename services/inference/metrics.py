@@ -12,17 +12,11 @@ from prometheus_client.registry import Collector
 from services.inference.engine import StepStats
 from services.inference.loader import LoadStage
 from services.inference.registry import ModelRegistry
+from services.inference.request_histograms import TOKENS, RequestHistograms
 from services.inference.sequence import FinishReason, Sequence
 from shared.contracts.serving import ModelPointer
 
-FINE_SECONDS = (
-    0.0001, 0.0002, 0.0003, 0.0005, 0.00075,
-    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1,
-    0.2, 0.5, 1, 2, 5, 10, 30, 60,
-)  # fmt: skip
-"""Small models answer in milliseconds; vLLM's buckets begin where these end."""
 SWAP_SECONDS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
-TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 class Metrics:
@@ -30,7 +24,6 @@ class Metrics:
 
     def __init__(self, models: ModelRegistry, runtime: dict[str, str], *, num_slots: int) -> None:
         self._num_slots = num_slots
-        self._first_at: dict[int, float] = {}
         self._registry = CollectorRegistry()
         self._running = self._gauge("num_requests_running", "Requests that hold a slot.")
         self._waiting = self._gauge("num_requests_waiting", "Requests that wait for a slot.")
@@ -41,42 +34,12 @@ class Metrics:
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens computed.")
         self._generated = self._counter("generation_tokens", "Tokens generated.")
         self._per_step = self._histogram("iteration_tokens_total", "Tokens of a step.", TOKENS)
-        labels = ("model_name",)
-        self._first = self._histogram(
-            "time_to_first_token_seconds", "From arrival to the first token.", labels=labels
-        )
-        self._between = self._histogram(
-            "inter_token_latency_seconds", "Between two tokens of a request.", labels=labels
-        )
-        self._whole = self._histogram(
-            "e2e_request_latency_seconds", "From arrival to the last token.", labels=labels
-        )
-        self._queued = self._histogram(
-            "request_queue_time_seconds", "From arrival to a slot.", labels=labels
-        )
-        self._phases = {
-            phase: self._histogram(f"request_{phase}_time_seconds", text, labels=labels)
-            for phase, text in (
-                ("prefill", "From a slot to the first token."),
-                ("decode", "From the first token to the last."),
-                ("inference", "From a slot to the last token."),
-            )
-        }
-        self._each = self._histogram(
-            "request_time_per_output_token_seconds", "Decode time a token.", labels=labels
-        )
-        self._sizes = {
-            part: self._histogram(f"request_{part}_tokens", text, TOKENS, labels)
-            for part, text in (
-                ("prompt", "Prompt tokens of a request."),
-                ("generation", "Generated tokens of a request."),
-            )
-        }
+        self._requests = RequestHistograms(self._registry)
         self._finished = self._counter(
             "request_finished", "Requests by how they ended.", ("model_name", "finished_reason")
         )
         self._swaps = self._histogram(
-            "model_swap_seconds", "From publication to service.", SWAP_SECONDS, labels
+            "model_swap_seconds", "From publication to service.", SWAP_SECONDS, ("model_name",)
         )
         self._failed = self._counter(
             "model_swap_failures",
@@ -106,38 +69,14 @@ class Metrics:
 
     def on_token(self, sequence: Sequence, seconds: float) -> None:
         """See EngineObserver."""
-        if sequence.last_token_at is None:
-            self._first_at[sequence.number] = sequence.created_at + seconds
-            histogram = self._first
-        else:
-            histogram = self._between
-        histogram.labels(sequence.model.name).observe(seconds)
+        self._requests.on_token(sequence, seconds)
 
     def on_finish(self, sequence: Sequence) -> None:
         """See EngineObserver."""
         name = sequence.model.name
         reason = sequence.finish_reason or FinishReason.ABORT
         self._finished.labels(name, reason.value).inc()
-        if sequence.started_at is not None:
-            self._queued.labels(name).observe(sequence.started_at - sequence.created_at)
-        first_at = self._first_at.pop(sequence.number, None)
-        if reason in (FinishReason.STOP, FinishReason.LENGTH):
-            self._whole.labels(name).observe(time.monotonic() - sequence.created_at)
-            self._sizes["prompt"].labels(name).observe(len(sequence.prompt))
-            self._sizes["generation"].labels(name).observe(sequence.num_generated)
-            self._observe_phases(sequence, first_at)
-
-    def _observe_phases(self, sequence: Sequence, first_at: float | None) -> None:
-        started_at, last_at = sequence.started_at, sequence.last_token_at
-        if started_at is None or first_at is None or last_at is None:
-            return  # it asked for no token
-        name = sequence.model.name
-        self._phases["prefill"].labels(name).observe(first_at - started_at)
-        self._phases["decode"].labels(name).observe(last_at - first_at)
-        self._phases["inference"].labels(name).observe(last_at - started_at)
-        if sequence.num_generated > 1:
-            each = (last_at - first_at) / (sequence.num_generated - 1)
-            self._each.labels(name).observe(each)
+        self._requests.on_finish(sequence, reason)
 
     def on_rejection(self, reason: str) -> None:
         """A request was refused before any work, for a reason such as `queue_full`."""
@@ -165,7 +104,7 @@ class Metrics:
         self,
         name: str,
         text: str,
-        buckets: tuple[float, ...] = FINE_SECONDS,
+        buckets: tuple[float, ...],
         labels: tuple[str, ...] = (),
     ) -> Histogram:
         return Histogram(f"ryangpt_{name}", text, labels, buckets=buckets, registry=self._registry)
