@@ -1,7 +1,7 @@
 # Ryan-GPT. `make` alone shows what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-compose chaos check fmt bench gpu-check reset clean
+.PHONY: help setup demo up test test-compose chaos check fmt bench screenshots gpu-check reset clean
 
 # The first of these that really runs and has a supported version; PYTHON=... overrides.
 PYTHON ?= $(shell for name in python3.11 python3.12 python3 python; do \
@@ -59,6 +59,9 @@ fmt: $(DEV) ## Format and sort imports
 BENCHMARKS := $(filter-out __init__ gpu_check,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(DEV) ## Measure beside peers; prints ratio tables
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+screenshots: $(DEV) ## Photograph the pages for the documentation (needs Chromium; URL=... of a platform that runs)
+	@$(BIN)/python scripts/screenshots.py $(if $(URL),--url $(URL))
 
 gpu-check: $(RUN) ## On a box with a GPU: train, resume, generate; prints speed and memory
 	@$(BIN)/python -m benchmarks.gpu_check

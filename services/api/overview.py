@@ -133,9 +133,11 @@ async def stream_jobs(context: ApiContext) -> Response:
 
 async def _encoded(context: Context) -> AsyncGenerator[bytes]:
     yield f"retry: {RETRY_MILLISECONDS}\n".encode()
+    first = True  # told even when it is empty: a page must know that there are no jobs
     async with aclosing(context.overview.follow()) as told:
         async for jobs in told:
-            if jobs:
+            if jobs or first:
+                first = False
                 documents = ",".join(job.model_dump_json() for job in jobs)
                 yield format_sse_event(data_str=f"[{documents}]")
             else:

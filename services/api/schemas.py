@@ -7,7 +7,7 @@ from typing import Any, get_args
 from fastapi import APIRouter
 
 from shared.contracts.jobs import SPEC_OF_KIND, JobCreate, JobRequest
-from shared.contracts.names import JobKind
+from shared.contracts.names import OUTPUTS_OF_KIND, QUEUE_OF_KIND, JobKind
 
 router = APIRouter(prefix="/v1/schemas", tags=["jobs"])
 
@@ -25,8 +25,11 @@ def list_schemas() -> dict[JobKind, dict[str, Any]]:
 
 
 def _schema(kind: JobKind, model: type[JobRequest]) -> dict[str, Any]:
-    """The model's schema, in which `x-artifact` says of an input what type of artifact it takes."""
+    """The model's schema, in which `x-artifact` says of an input what type of artifact it takes,
+    `x-outputs` what the job puts out, and `x-queue` where it waits."""
     schema = model.model_json_schema()
+    schema["x-outputs"] = sorted(OUTPUTS_OF_KIND[kind])
+    schema["x-queue"] = QUEUE_OF_KIND[kind]
     spec = SPEC_OF_KIND[kind]
     fields = schema["$defs"][spec.__name__]["properties"]
     for field, artifact in spec.INPUTS.items():

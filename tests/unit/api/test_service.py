@@ -13,7 +13,7 @@ from services.api.context import Context
 from services.api.openapi import render_openapi
 from shared.base.errors import UnavailableError
 from shared.base.version import package_version
-from shared.contracts.names import JobKind, Queue
+from shared.contracts.names import OUTPUTS_OF_KIND, QUEUE_OF_KIND, JobKind, Queue
 from shared.db.session import Database
 from shared.jobs.life.presence import worker_heartbeat
 from tests.support import rows
@@ -104,6 +104,8 @@ def test_every_kind_has_a_schema(client: TestClient) -> None:
         assert schema["properties"]["kind"]["const"] == kind
         assert set(schema["required"]) == {"kind", "spec"}
         assert schema["additionalProperties"] is False
+        assert schema["x-outputs"] == sorted(OUTPUTS_OF_KIND[JobKind(kind)])
+        assert schema["x-queue"] == QUEUE_OF_KIND[JobKind(kind)]
     described = schemas["train"]["$defs"]["TrainSpec"]["properties"]
     assert all(field.get("description") for field in described.values())
 

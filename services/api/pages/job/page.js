@@ -3,7 +3,6 @@ import { Badge, Failure, Meter, PageHead, Skeleton, useNow } from "../components
 import { compact, duration, elapsed, figure, integer, remaining } from "../lib/format.js";
 import { html, useState } from "../lib/html.js";
 import { lastValue, lowestValue } from "../lib/curves.js";
-import { link } from "../lib/router.js";
 import { TRAINS } from "../lib/states.js";
 import { stepText, subtitle } from "../jobs/row.js";
 import { Actions } from "./actions.js";
@@ -82,5 +81,3 @@ function trainingTiles(job, { train, validation }) {
     ["Tokens seen", compact(tokens), job.attempt > 1 && `attempt ${integer(job.attempt)}`],
   ];
 }
-
-export const jobLink = (id) => link(["jobs", id]);

@@ -41,11 +41,6 @@ export function useCatalogue() {
   return { ...state, reload: load };
 }
 
-// What a kind of job puts out, for those after it.
-export const OUTPUTS = {
-  ingest: ["dataset"], tokenize: ["tokenizer", "tokens"], train: ["checkpoint"], finetune: ["checkpoint"], export: ["export"],
-};
-
 // Errors that no field of the form shows: those of the document as a whole.
 export function Leftover({ error, pointers }) {
   const left = error.errors.filter(({ pointer }) => !pointers.some((one) => pointer.startsWith(one)));

@@ -4,7 +4,7 @@ import { asCurl } from "../lib/clipboard.js";
 import { capital, compact, integer } from "../lib/format.js";
 import { getJson, sendJson } from "../lib/api.js";
 import { go } from "../lib/router.js";
-import { html, useEffect, useState } from "../lib/html.js";
+import { html, useEffect, useMemo, useState } from "../lib/html.js";
 import { recall } from "../lib/preferences.js";
 import { Leftover, useCatalogue, useVerdict } from "./draft.js";
 import { RecipeForm } from "./recipe.js";
@@ -23,6 +23,7 @@ export function SubmitPage({ route }) {
   const draft = mode === "recipe" ? pipeline && { path: "/v1/pipelines", document: pipeline } : { path: "/v1/jobs", document: job };
   const [verdict, setVerdict] = useVerdict(schemas && draft);
   const [touched, setTouched] = useState(false);
+  const key = useMemo(newKey, [JSON.stringify(draft)]);
   const all = verdict.error?.errors ?? [];
   // Before the first attempt to send, an empty form is not full of reproaches.
   const errors = touched || mode === "recipe" ? all : all.filter((one) => one.detail !== "this field is required");
@@ -30,7 +31,7 @@ export function SubmitPage({ route }) {
   if (!schemas) return html`<${PageHead} title="New job" /><section class="card"><${Skeleton} lines=${8} /></section>`;
   return html`
     <${PageHead} title="New job"><p>A recipe makes all the steps from text to a model; a single job is one of them.</p><//>
-    <form class="split" onSubmit=${(event) => { event.preventDefault(); setTouched(true); send(draft, setVerdict); }}>
+    <form class="split" onSubmit=${(event) => { event.preventDefault(); setTouched(true); send(draft, key, setVerdict); }}>
       <div class="stack">
         <div><${Segmented} label="What to make" options=${MODES} value=${mode} onChange=${setMode} /></div>
         ${mode === "recipe"
@@ -41,11 +42,14 @@ export function SubmitPage({ route }) {
     </form>`;
 }
 
-async function send(draft, setVerdict) {
+// One key for one content: sent again after a broken connection, it still makes one job.
+const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+async function send(draft, key, setVerdict) {
   if (!draft) return;
   setVerdict({ state: "sending" });
   try {
-    const answer = await sendJson(draft.path, draft.document, { headers: { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` } });
+    const answer = await sendJson(draft.path, draft.document, { headers: { "Idempotency-Key": key } });
     go(draft.path === "/v1/jobs" ? ["jobs", answer.id] : ["jobs"]);
   } catch (error) {
     setVerdict({ state: "invalid", error });

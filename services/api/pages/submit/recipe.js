@@ -6,7 +6,6 @@ import { html, useEffect, useState } from "../lib/html.js";
 import { sendJson } from "../lib/api.js";
 import { JobForm } from "./job-form.js";
 import { errorAt, escaped } from "./schema.js";
-import { OUTPUTS } from "./draft.js";
 
 export function RecipeForm({ recipes, schemas, chosen, choose, pipeline, setPipeline, errors }) {
   const recipe = recipes.find(({ name }) => name === chosen) ?? recipes[0];
@@ -63,7 +62,7 @@ export function PipelineForm({ pipeline, setPipeline, schemas, errors }) {
       const job = pipeline.jobs[key];
       const pointer = `/jobs/${escaped(key)}`;
       const wrong = errorAt(errors, pointer);
-      const earlier = keys.slice(0, index).map((one) => ({ key: one, outputs: OUTPUTS[pipeline.jobs[one].kind] ?? [] }));
+      const earlier = keys.slice(0, index).map((one) => ({ key: one, outputs: schemas[pipeline.jobs[one].kind]["x-outputs"] }));
       return html`
         <section key=${key} class="card"><details class="step" open=${trains(job) || Boolean(wrong)} data-job-key=${key}>
           <summary><span class="number step-number">${index + 1}</span><span class="step-name">${key}</span>${job.kind !== key && html`<span class="muted">${job.kind}</span>`}${wrong && html`<span class="error">to correct</span>`}</summary>

@@ -6,13 +6,13 @@ import { link } from "../lib/router.js";
 import { useResource } from "../lib/resource.js";
 
 const LIMIT = 100;
-const QUEUES = { "tokenizer": ["ingest", "tokenize"], "trainer-gpu": ["train", "finetune"], "trainer-light": ["export", "evaluate", "import"] };
 
 export function WorkersPage() {
   const workers = useResource("/v1/workers", { every: 3000 });
   const running = useResource(`/v1/jobs?state=running&limit=${LIMIT}`, { every: 3000 });
   const queued = useResource(`/v1/jobs?state=queued&limit=${LIMIT}`, { every: 3000 });
   const waiting = useResource(`/v1/jobs?state=waiting&limit=${LIMIT}`, { every: 3000 });
+  const schemas = useResource("/v1/schemas");
   const jobs = running.data?.data ?? [];
   const list = workers.data?.data ?? [];
   return html`
@@ -26,7 +26,7 @@ export function WorkersPage() {
     <section class="card" aria-label="Queue">
       <div class="card-head"><h2>Queue</h2>
         <span class="muted small number">${counted(queued, "queued")} · ${counted(waiting, "waiting for inputs")}</span></div>
-      <${QueueTable} queued=${queued.data?.data ?? []} waiting=${waiting.data?.data ?? []} loading=${queued.loading} />
+      <${QueueTable} queued=${queued.data?.data ?? []} waiting=${waiting.data?.data ?? []} loading=${queued.loading} schemas=${schemas.data ?? {}} />
     </section>`;
 }
 
@@ -52,7 +52,7 @@ function WorkerTable({ workers, jobs }) {
 }
 
 // Who is next: by priority, then age, as the platform chooses.
-function QueueTable({ queued, waiting, loading }) {
+function QueueTable({ queued, waiting, loading, schemas }) {
   const now = useNow();
   const inOrder = [...queued].sort((a, b) => b.priority - a.priority || (a.id < b.id ? -1 : 1));
   const places = new Map();
@@ -62,7 +62,7 @@ function QueueTable({ queued, waiting, loading }) {
     <table class="table">
       <thead><tr><th>Job</th><th>State</th><th>Place</th><th>Priority</th><th>Since</th></tr></thead>
       <tbody>${[...inOrder, ...waiting].map((job) => {
-        const queue = Object.keys(QUEUES).find((name) => QUEUES[name].includes(job.kind)) ?? job.kind;
+        const queue = schemas[job.kind]?.["x-queue"] ?? job.kind;
         if (job.state === "queued") places.set(queue, (places.get(queue) ?? 0) + 1);
         return html`
           <tr key=${job.id}>
