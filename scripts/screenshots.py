@@ -30,7 +30,7 @@ FOLDER = Path(__file__).parents[1] / "docs" / "images"
 MAX_BYTES = 200_000
 WINDOW = {"width": 1240, "height": 800}
 QUESTIONS = ("Hello", "What is your name?", "What does os.path.join do?")
-HALF, HOURS = 0.55, 3600.0 * 3
+HALF, HOURS = 0.5, 3600.0 * 3
 """The run is photographed in the middle; a busy machine may take long to get there."""
 
 

@@ -111,7 +111,7 @@ function optionsOf(lines, { log, height, width, latest }) {
 function seriesOf(line) {
   const stroke = color(`--${line.color}`);
   return {
-    stroke, width: line.width ?? (line.faint ? 1 : 2), alpha: line.faint ? 0.28 : 1,
+    stroke, width: line.width ?? (line.faint ? 1 : 2), alpha: line.faint ? 0.4 : 1,
     spanGaps: Boolean(line.bridge),
     points: line.dots ? { show: true, size: 6, fill: stroke } : { show: line.y.length === 1 },
   };
