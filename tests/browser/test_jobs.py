@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import expect
 
 from tests.browser.quickstart import PROMPT, Trained
-from tests.support.browsers import PATIENCE_SECONDS, Tab
+from tests.support.browsers import Tab
 from tests.support.platforms import RunningPlatform
-from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-
-ENDLESS = "1000000"
-STEPS = re.compile(r"^[\d,]+ / [\d,]+ steps")
 
 
 def test_what_the_form_sent_is_what_was_typed(trained: Trained, platform: RunningPlatform) -> None:
@@ -50,82 +45,6 @@ def test_a_finished_run_shows_what_it_measured(trained: Trained, tab: Tab) -> No
     page.get_by_role("link", name="Report").click()
     expect(page.get_by_role("heading", name="Model card")).to_be_visible()
     expect(page.locator("img.plot")).to_be_visible()
-
-
-def test_a_run_moves_without_reload_and_is_the_same_after_one(
-    trained: Trained, tab: Tab, platform: RunningPlatform
-) -> None:
-    page = start_endless_run(tab, trained)
-    wait_until(lambda: num_points(page) > 3, "the curve moves", seconds=PATIENCE_SECONDS)
-    before = num_points(page)
-    wait_until(lambda: num_points(page) > before, "the curve goes on", seconds=PATIENCE_SECONDS)
-    seen = step(page)
-    page.reload()
-    expect(page.locator("[data-chart=Loss] canvas")).to_be_visible()
-    assert step(page) >= seen
-    assert num_points(page) > before
-    pause_resume_cancel(page)
-    job_id = page.url.rsplit("/", 1)[1]
-    with platform.client() as client:
-        job = client.job(job_id)
-        assert (job.state, job.attempt) == ("cancelled", 2)
-        assert client.checkpoints(job_id)  # what pausing wrote
-
-
-def start_endless_run(tab: Tab, trained: Trained) -> Page:
-    """A single job from a preset, on the tokens of the quickstart."""
-    page = tab.open("new?kind=train")
-    page.get_by_label("Preset").select_option(label="quickstart: train")
-    page.locator("[data-field=tokens]").select_option(index=2)  # the older one: documents
-    fields = {
-        "model": "endless", "max_steps": ENDLESS, "d_model": "64", "num_heads": "2", "d_ff": "128",
-        "context_length": "64",
-    }  # fmt: skip
-    for field, value in fields.items():
-        page.locator(f"[data-field={field}]").fill(value)
-    page.get_by_text(re.compile("more options")).click()
-    page.locator("[data-field=log_interval]").fill("2")
-    page.locator("[data-field=save_interval]").fill("1000000")
-    page.locator("[data-field=eval_interval]").fill("1000000")
-    expect(page.locator("[data-verdict=valid]")).to_be_visible()
-    expect(page.get_by_text("tokens a step")).to_be_visible()
-    page.get_by_role("button", name="Start job").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("train")
-    expect(badge(page)).to_have_text("Running")
-    return page
-
-
-def pause_resume_cancel(page: Page) -> None:
-    page.get_by_role("button", name="Pause").click()
-    expect(badge(page)).to_have_text("Paused")
-    at = step(page)
-    page.get_by_role("button", name="Resume").click()
-    expect(badge(page)).to_have_text("Running")
-    wait_until(
-        lambda: step(page) > at, "the run goes on from its checkpoint", seconds=PATIENCE_SECONDS
-    )
-    expect(page.get_by_label("Superseded points")).to_be_visible()
-    page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("dialog").get_by_role("button", name="Keep it").click()
-    expect(badge(page)).to_have_text("Running")
-    page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
-    expect(badge(page)).to_have_text("Cancelled")
-    expect(page.get_by_role("button", name="Retry")).to_be_visible()
-
-
-def badge(page: Page) -> Locator:
-    return page.locator(".page-head .badge")
-
-
-def num_points(page: Page) -> int:
-    chart = page.locator("[data-chart=Loss]")
-    return int(chart.get_attribute("data-points") or 0) if chart.count() else 0
-
-
-def step(page: Page) -> int:
-    text = page.get_by_role("region", name="Progress").get_by_text(STEPS).inner_text()
-    return int(text.split("/")[0].replace(",", ""))
 
 
 def test_a_mistake_is_shown_at_its_field_and_nothing_is_written(
