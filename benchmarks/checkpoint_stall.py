@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.baselines.gpu_training import byte_tokenizer
 from benchmarks.baselines.synthetic_run import SEED, SyntheticRun
-from benchmarks.gpu_check import byte_tokenizer
 from services.trainer.checkpoint import TrainerState, environment_of, make_state, write_checkpoint
 from services.trainer.checkpoint_writer import CheckpointWriter
 from services.trainer.data import DataOrder

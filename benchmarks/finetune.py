@@ -205,7 +205,7 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for name in ("dialogues", "dialogues-validation"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+        parser.add_argument(f"--{name}", type=Path)
     for name in ("text", "text-validation", "base"):
         parser.add_argument(f"--{name}", type=Path, help="text to pretrain on, or a checkpoint")
     parser.add_argument("--max-dialogues", type=int, default=1000)
@@ -224,6 +224,9 @@ def parse_arguments() -> argparse.Namespace:
 def in_folder(work: Callable[[Path, argparse.Namespace], None]) -> None:
     """Run `work` in a folder that is removed afterwards."""
     options = parse_arguments()
+    if options.dialogues is None or options.dialogues_validation is None:
+        print("Needs DailyDialog's train.zip and validation.zip; see --help.")
+        return
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
         work(Path(name), options)

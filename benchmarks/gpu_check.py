@@ -1,204 +1,66 @@
-"""What a GPU does with the reference preset: train 200 steps, resume, generate.
+"""What a GPU does with this platform, all in one go, on a box without network.
 
-    python -m benchmarks.gpu_check [--steps 200] [--batch 32] [--cpu-smoke]
+    python -m benchmarks.gpu_check [--steps 200] [--parts training ...] [--cpu-smoke]
 
-Needs a CUDA device and no network: tokens are synthetic; model, loop, checkpoint and compilation
-are the trainer's own. Prints tokens/s, peak memory, compile time and which attention kernel ran;
-writes benchmarks/results/gpu_check.json. `--cpu-smoke` proves the script itself with a tiny model
-on the CPU and writes nothing.
+Each part returns facts; they are printed and written to benchmarks/results/gpu_check.json, also
+when a later part fails. `--cpu-smoke` proves the script itself with tiny models on the CPU and
+writes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import tempfile
-import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
-from tokenizers import decoders, models, pre_tokenizers
-from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.baselines.synthetic_run import SEED, SyntheticRun
-from services.trainer.checkpoint import environment_of, make_state, restore, write_checkpoint
-from services.trainer.data import DataOrder
-from services.trainer.device import compiled_loss, device_name, eager_loss
-from services.trainer.evaluate import complete
-from services.trainer.snapshot import Snapshot
+from benchmarks.baselines.gpu_training import check_training
 from shared.base.files import write_bytes
-from shared.base.version import code_version
-from shared.contracts.model_config import ModelConfig
-from shared.contracts.names import SPECIAL_TOKENS
-from shared.jobs.program import publish_folder
-from shared.text.tokenizer import Tokenizer
 
 RESULT = Path(__file__).parent / "results" / "gpu_check.json"
-PRESET = ModelConfig()
-SMOKE = ModelConfig(
-    vocab_size=512, context_length=32, num_layers=2, d_model=64, num_heads=1, d_ff=128
-)
-ACCUMULATION = 2
-RESUMED_STEPS = 10
-PROMPTS, NEW_TOKENS = 8, 64
-ATTENTION_WORDS = ("flash", "fmha", "efficient_attention", "attention")
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {"training": check_training}
+"""By name: called with a device, `smoke` and `steps`."""
 
 
-def byte_tokenizer() -> Tokenizer:
-    """Special tokens and single bytes: enough for a checkpoint to be whole."""
-    entries = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    vocabulary = {entry: index for index, entry in enumerate(entries)}
-    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.add_special_tokens(list(SPECIAL_TOKENS))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return Tokenizer.from_json(backend.to_str())
-
-
-class Check:
-    """The stages in order; `facts` is what they found."""
-
-    def __init__(self, config: ModelConfig, batch: int, device: torch.device) -> None:
-        self.config, self.batch, self.device = config, batch, device
-        self.on_gpu = device.type == "cuda"
-        self.facts: dict[str, Any] = {
-            "device": device_name(device),
-            "torch": torch.__version__,
-            "code": code_version(),
-            "parameters": config.num_parameters,
-            "batch": [batch, config.context_length],
-            "gradient_accumulation_steps": ACCUMULATION,
-        }
-        self.run = self._fresh_run()
-
-    def _fresh_run(self) -> SyntheticRun:
-        dtype = torch.bfloat16 if self.on_gpu else torch.float32
-        return SyntheticRun(
-            self.config, self.batch, self.device, dtype=dtype, accumulation=ACCUMULATION
-        )
-
-    def compile(self) -> None:
-        """Compile as the trainer does; a fallback to eager is a fact, not a failure."""
-        notices: list[str] = []
-        order = DataOrder(seed=SEED, num_sequences=self.run.data.num_sequences)
-        example = self.run.data.batch(*order.locate(0, self.batch))
-        began = time.perf_counter()
-        self.run.loss, compiled = compiled_loss(self.run.model, example, notices.append)
-        self._synchronize()
-        self.facts["compiled"] = compiled
-        self.facts["compile_seconds"] = time.perf_counter() - began
-        self.facts["notices"] = notices
-        with torch.no_grad():
-            eager = float(eager_loss(self.run.model)(example))
-            self.facts["compiled_loss_share"] = float(self.run.loss(example)) / eager
-
-    def train(self, steps: int) -> None:
-        """Train; speed is the median over tenths of the run, the first one left out."""
-        if self.on_gpu:
-            torch.cuda.reset_peak_memory_stats(self.device)
-        lines = self.run.train(steps, log_interval=max(1, steps // 10))
-        speeds = [line.values["tokens_per_second"] for line in lines]
-        self.facts["steps"] = steps
-        self.facts["tokens_per_second"] = statistics.median(speeds[1:] or speeds)
-        self.facts["first_loss"] = lines[0].values["loss"]
-        self.facts["last_loss"] = lines[-1].values["loss"]
-        if self.on_gpu:
-            peak = torch.cuda.max_memory_allocated(self.device)
-            self.facts["peak_memory_gib"] = peak / 2**30
-
-    def find_attention_kernels(self) -> None:
-        """Name the kernels of one step that speak of attention."""
-        activity = ProfilerActivity.CUDA if self.on_gpu else ProfilerActivity.CPU
-        with profile(activities=[activity]) as profiler:
-            self.run.train(1)
-        names = {event.key for event in profiler.key_averages()}
-        found = {name for name in names if any(word in name.lower() for word in ATTENTION_WORDS)}
-        self.facts["attention_kernels"] = sorted(found)
-
-    def resume(self) -> None:
-        """Write a checkpoint, go on; then load it anew, go on, and compare the losses."""
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name) / "checkpoint"
-            position = self.run.position
-            began = time.perf_counter()
-            self._save(folder)
-            self.facts["save_seconds"] = time.perf_counter() - began
-            straight = self.run.train(RESUMED_STEPS)
-            again = self._fresh_run()
-            restore(folder, again.model, again.optimizer)
-        again.position = position
-        resumed = again.train(RESUMED_STEPS)
-        gaps = [
-            abs(one.values["loss"] - other.values["loss"])
-            for one, other in zip(straight, resumed, strict=True)
-        ]
-        self.facts["resume_largest_loss_gap"] = max(gaps)
-
-    def _save(self, folder: Path) -> None:
-        tokenizer = byte_tokenizer()
-        environment = environment_of(
-            device=device_name(self.device), dtype=self.run.dtype, compiled=True
-        )
-        state = make_state(
-            self.run.position,
-            stage="pretrain",
-            tokenizer=tokenizer,
-            tokens_id="synthetic",
-            spec={},
-            code_version=code_version(),
-            environment=environment,
-        )
-        write_checkpoint(
-            folder,
-            config=self.config,
-            snapshot=Snapshot(self.run.model, self.run.optimizer, step=self.run.position.step),
-            state=state,
-            tokenizer=tokenizer,
-            publish=publish_folder,
-        )
-
-    def generate(self) -> None:
-        """Greedy text as the trainer samples it (without a key/value cache)."""
-        prompts = [[3 + n, 4 + n, 5 + n] for n in range(PROMPTS)]
-        room = min(NEW_TOKENS, self.config.context_length - 3)
-        began = time.perf_counter()
-        texts = complete(self.run.model, prompts, max_tokens=room, end_id=-1)
-        seconds = time.perf_counter() - began
-        self.facts["generated_tokens"] = sum(map(len, texts))
-        self.facts["generated_tokens_per_second"] = self.facts["generated_tokens"] / seconds
-
-    def _synchronize(self) -> None:
-        if self.on_gpu:
-            torch.cuda.synchronize(self.device)
+def show(facts: dict[str, Any], indent: str = "") -> None:
+    """Print facts, groups of them indented."""
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}")
+            show(value, indent + "  ")
+        else:
+            print(f"{indent}{name:36} {value}", flush=True)
 
 
 def main() -> None:
-    """Run all stages and print what they found."""
+    """Run the parts and print what they found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--cpu-smoke", action="store_true")
     options = parser.parse_args()
-    if options.cpu_smoke:
-        check, steps = Check(SMOKE, 2, torch.device("cpu")), 10
-    elif torch.cuda.is_available():
-        check, steps = Check(PRESET, options.batch, torch.device("cuda", 0)), options.steps
-    else:
+    if not (options.cpu_smoke or torch.cuda.is_available()):
         sys.exit("There is no CUDA device here; --cpu-smoke proves this script without one.")
-    check.compile()
-    check.train(steps)
-    check.find_attention_kernels()
-    check.resume()
-    check.generate()
-    for name, value in check.facts.items():
-        print(f"{name:28} {value}")
-    if not options.cpu_smoke:
-        write_bytes(RESULT, (json.dumps(check.facts, indent=2) + "\n").encode())
-        print(f"wrote {RESULT}")
+    device = torch.device("cpu") if options.cpu_smoke else torch.device("cuda", 0)
+    steps = 10 if options.cpu_smoke else options.steps
+    found: dict[str, Any] = {}
+    failed = False
+    for name in options.parts:
+        try:
+            found[name] = PARTS[name](device, smoke=options.cpu_smoke, steps=steps)
+        except RuntimeError as error:  # the other parts may still tell something
+            traceback.print_exc()
+            found[name], failed = {"error": str(error)}, True
+        show({name: found[name]})
+        if not options.cpu_smoke:
+            write_bytes(RESULT, (json.dumps(found, indent=2) + "\n").encode())
+            print(f"wrote {RESULT}")
+    sys.exit(int(failed))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class SyntheticRun:
     dtype: torch.dtype = torch.float32
     tokens: int = 1 << 20
     accumulation: int = 1
+    kind: Literal["adamw", "muon"] = "adamw"
     model: Transformer = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     data: WindowData = field(init=False)
@@ -51,7 +52,9 @@ class SyntheticRun:
         initialize(self.model, seed=SEED)
         self.model.to(self.device)
         self.model.compute_dtype = self.dtype
-        self.optimizer = make_optimizer(self.model, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+        self.optimizer = make_optimizer(
+            self.model, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, kind=self.kind
+        )
         stream = synthetic_stream(self.config, self.tokens)
         context = self.config.context_length
         self.data = WindowData(stream, context=context, seed=SEED, device=self.device)

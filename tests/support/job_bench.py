@@ -10,7 +10,7 @@ from typing import Any
 from shared.base.clock import utc_now
 from shared.base.ids import IdPrefix, new_id
 from shared.base.settings import Settings
-from shared.contracts.jobs import ExportJob, IngestJob, TrainJob
+from shared.contracts.jobs import EvaluateJob, ExportJob, IngestJob, TrainJob
 from shared.contracts.manifest import Manifest, SplitIndex, TokensMeta
 from shared.contracts.names import ArtifactType, JobKind, Queue
 from shared.contracts.views import EventType
@@ -89,6 +89,11 @@ class JobBench:
         """Submit an export of a checkpoint; return its id."""
         document = {"kind": "export", "spec": {"checkpoint": checkpoint_id}}
         return self._submit(ExportJob.model_validate(document))
+
+    def add_evaluate_job(self, checkpoint_id: str) -> str:
+        """Submit an evaluation of a checkpoint; return its id."""
+        spec = {"checkpoint": checkpoint_id, "tokens": self._tokens()}
+        return self._submit(EvaluateJob.model_validate({"kind": "evaluate", "spec": spec}))
 
     def _submit(self, request: Any) -> str:
         with self.database.transaction() as session:

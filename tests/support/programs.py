@@ -18,8 +18,16 @@ from pathlib import Path
 
 from shared.base.errors import JobFailedError
 from shared.base.settings import ENV_PREFIX
-from shared.contracts.checkpoint_specs import ExportSpec
-from shared.contracts.manifest import CheckpointMeta, DatasetMeta, ExportMeta
+from shared.contracts.checkpoint_specs import EvaluateSpec, ExportSpec
+from shared.contracts.evaluation import Evaluation
+from shared.contracts.manifest import (
+    REPORT_MD,
+    ArtifactMeta,
+    CheckpointMeta,
+    DatasetMeta,
+    EvaluationMeta,
+    ExportMeta,
+)
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.names import ArtifactType, ExitCode, FailureCode
 from shared.contracts.progress import (
@@ -174,7 +182,15 @@ def _put_out(run: RunFile, script: Script, reporter: Reporter, stop: StopSignal)
         source = run.inputs["checkpoint"]
         shutil.copy(source.path / "model.safetensors", temporary)
         output = ArtifactType.EXPORT
-        meta: ExportMeta | DatasetMeta = ExportMeta(format="huggingface", checkpoint_id=source.id)
+        meta: ArtifactMeta = ExportMeta(format="huggingface", checkpoint_id=source.id)
+    elif isinstance(run.spec, EvaluateSpec):
+        (temporary / REPORT_MD).write_text("# Evaluation\n")
+        output = ArtifactType.EVALUATION
+        meta = EvaluationMeta(
+            checkpoint_id=run.inputs["checkpoint"].id,
+            tokens_id=run.inputs["tokens"].id,
+            result=Evaluation(sources=()),
+        )
     else:
         (temporary / "part-00000.jsonl").write_text('{"text": "hello"}\n')
         output = ArtifactType.DATASET
