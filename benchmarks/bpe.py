@@ -60,7 +60,7 @@ def measure_ours(file: Path, folder: Path, vocab_size: int) -> Result:
     dataset = ingest(spec, InputFile(file, file.name), folder / "dataset", watch)
     given = folder.parent / "tokenizer"
     folders = TokenizeFolders(
-        dataset=folder / "dataset",
+        datasets=(folder / "dataset",),
         tokenizer=given if given.is_dir() else None,
         tokenizer_output=folder / "tokenizer",
         tokens_output=folder / "tokens",

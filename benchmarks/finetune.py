@@ -73,7 +73,7 @@ def make_dialogues(
     for name in ("d-tokenizer", "dialogues"):
         (folder / name).mkdir()
     folders = TokenizeFolders(
-        dataset=folder / "d-train",
+        datasets=(folder / "d-train",),
         validation_dataset=folder / "d-validation",
         tokenizer=base,
         tokenizer_output=folder / "d-tokenizer",

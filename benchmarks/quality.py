@@ -94,7 +94,7 @@ def make_tokens(folder: Path, train_file: Path | None, validation_file: Path | N
     (folder / "tokenizer").mkdir()
     (folder / "tokens").mkdir()
     folders = TokenizeFolders(
-        dataset=dataset("train", train_file),
+        datasets=(dataset("train", train_file),),
         validation_dataset=dataset("validation", validation_file) if validation_file else None,
         tokenizer_output=folder / "tokenizer",
         tokens_output=folder / "tokens",

@@ -5,6 +5,7 @@ pipeline, and three things more:
 
 - `when: data` (or `when: not data`) keeps a job only if the file parameter `data` was (not) given;
 - an input may name several jobs, `{job: [a, b], output: dataset}`: the first one kept is meant;
+- an input from jobs of which none is kept is left out, from a list too;
 - the texts `$data` and `$data.source` stand for the id of the uploaded file and for the ingest
   source that its name calls for (`wikipedia`, `dailydialog`, `jsonl` or `text`; for a parameter
   `dialogues`, JSON lines hold dialogues).
@@ -211,10 +212,7 @@ def build_pipeline(recipe: Recipe, changes: Changes, uploads: Mapping[str, str])
         key: {
             "kind": job.kind,
             "name": job.name or key,
-            "spec": {
-                name: _filled(value, texts, kept)
-                for name, value in _changed_spec(key, job, changes).items()
-            },
+            "spec": _filled_spec(_changed_spec(key, job, changes), texts, recipe, kept),
         }
         for key, job in kept.items()
     }
@@ -252,12 +250,33 @@ def _source(parameter: str, path: Path) -> str:
     return "dialogues" if lines_hold_dialogues else "text"
 
 
+def _filled_spec(
+    spec: Mapping[str, Any], texts: Mapping[str, str], recipe: Recipe, kept: Mapping[str, RecipeJob]
+) -> dict[str, Any]:
+    """The spec with ids for parameters, and without inputs from jobs that are not kept."""
+    filled: dict[str, Any] = {}
+    for name, value in spec.items():
+        if isinstance(value, list):
+            items = [_filled(item, texts, kept) for item in value]
+            filled[name] = [item for item in items if not _is_left_out(item, recipe, kept)]
+        elif not _is_left_out(found := _filled(value, texts, kept), recipe, kept):
+            filled[name] = found
+    return filled
+
+
 def _filled(value: Any, texts: Mapping[str, str], kept: Mapping[str, RecipeJob]) -> Any:
     if isinstance(value, str):
         return texts.get(value, value)
     if isinstance(value, dict) and isinstance(value.get("job"), list):
-        return {**value, "job": next((key for key in value["job"] if key in kept), value["job"])}
+        names = value["job"]
+        return {**value, "job": next((key for key in names if key in kept), names[0])}
     return value
+
+
+def _is_left_out(value: Any, recipe: Recipe, kept: Mapping[str, RecipeJob]) -> bool:
+    """Whether a value names a job of the recipe that is not kept."""
+    job = value.get("job") if isinstance(value, dict) else None
+    return job in recipe.jobs and job not in kept
 
 
 def _first_error(error: ValidationError) -> str:

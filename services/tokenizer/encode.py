@@ -41,16 +41,19 @@ def encode_lines(
     lines: Iterable[bytes],
     encoder: BulkEncoder,
     num_threads: int,
-    is_held_out: Callable[[bytes], bool],
+    place: Callable[[bytes], bool | None],
 ) -> Iterator[list[EncodedRow]]:
     """Yield the rows of `lines`, a batch at a time, in their order.
 
-    `is_held_out` says of a row's digest where the row belongs.
+    `place` says of a row's digest whether the row is held out; None leaves the row out.
     """
 
     def encode_batch(batch: list[bytes]) -> list[EncodedRow]:
-        rows = (parse_row(line) for line in batch)
-        return [encode_row(row, encoder, is_held_out(digest_of(row))) for row in rows]
+        rows = map(parse_row, batch)
+        placed = ((row, place(digest_of(row))) for row in rows)
+        return [
+            encode_row(row, encoder, held_out) for row, held_out in placed if held_out is not None
+        ]
 
     waiting: deque[Future[list[EncodedRow]]] = deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="encode") as pool:

@@ -49,7 +49,10 @@ def _ingest(run: RunFile, spec: IngestSpec, reporter: Reporter, watch: Watch) ->
 def _tokenize(run: RunFile, spec: TokenizeSpec, reporter: Reporter, watch: Watch) -> None:
     paths = {field: entry.path for field, entry in run.inputs.items()}
     folders = TokenizeFolders(
-        dataset=paths["dataset"],
+        datasets=(
+            paths["dataset"],
+            *(paths[f"more_datasets.{index}"] for index in range(len(spec.more_datasets))),
+        ),
         tokenizer=paths.get("tokenizer"),
         validation_dataset=paths.get("validation_dataset"),
         tokenizer_output=_work_folder(run, ArtifactType.TOKENIZER),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from services.tokenizer.bulk import BulkEncoder
 from services.tokenizer.encode import encode_lines
 from services.tokenizer.learn import learn_bpe
+from services.tokenizer.mixture import HeldOut, Pass, passes
 from services.tokenizer.rows import Format, format_of, parse_row, part_files, read_lines, texts_of
 from services.tokenizer.shard_writer import ShardWriter
 from services.tokenizer.watch import Watch
@@ -26,20 +28,16 @@ from shared.text.tokenizer_files import write_tokenizer_files
 MAX_VALIDATION_FRACTION = 0.5
 
 
-Placing = Callable[[bytes], bool]
-"""Says of a row's digest whether the row is held out."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizeFolders:
     """Folders on this machine's disk."""
 
-    dataset: Path
-    """In: what to encode."""
+    datasets: tuple[Path, ...]
+    """In: what to encode, one or more."""
     tokenizer: Path | None = None
     """In: the tokenizer to use; None learns one."""
     validation_dataset: Path | None = None
-    """In: what to hold out; None holds out a share of `dataset`."""
+    """In: what to hold out; None holds out a share of `datasets`."""
     tokenizer_output: Path
     """Out: the tokenizer used."""
     tokens_output: Path
@@ -56,10 +54,12 @@ def tokenize(
     """
     row_format = _common_format(folders)
     held_out = _placing(spec, folders)
-    tokenizer = _tokenizer(spec, folders, held_out, watch)
+    weights = spec.weights or (1.0,) * len(folders.datasets)
+    mixture = list(passes(folders.datasets, weights, held_out))
+    tokenizer = _tokenizer(spec, folders, mixture, watch)
     watch.phase("encoding")
     train, validation = _encode(
-        spec, folders, BulkEncoder(tokenizer), held_out, row_format, num_threads, watch
+        spec, folders, BulkEncoder(tokenizer), mixture, row_format, num_threads, watch
     )
     tokens = TokensMeta(
         format=row_format,
@@ -81,13 +81,19 @@ def tokenize(
 
 
 def _common_format(folders: TokenizeFolders) -> Format:
-    """Return what the rows are; JobFailedError when the validation dataset holds others."""
-    row_format = _format_of_dataset(folders.dataset)
-    if folders.validation_dataset is not None:
-        other = _format_of_dataset(folders.validation_dataset)
+    """Return what the rows are; JobFailedError when another dataset holds others."""
+    row_format, *others = [_format_of_dataset(folder) for folder in folders.datasets]
+    for other in others:
         if other != row_format:
             raise JobFailedError(
-                f"The dataset holds {row_format}, but the validation dataset holds {other}.",
+                f"The first dataset holds {row_format}, but another one holds {other}.",
+                code=FailureCode.BAD_SPEC,
+            )
+    if folders.validation_dataset is not None:
+        held_out = _format_of_dataset(folders.validation_dataset)
+        if held_out != row_format:
+            raise JobFailedError(
+                f"The dataset holds {row_format}, but the validation dataset holds {held_out}.",
                 code=FailureCode.BAD_SPEC,
             )
     return row_format
@@ -100,7 +106,7 @@ def _format_of_dataset(folder: Path) -> Format:
     return format_of(parse_row(line))
 
 
-def _placing(spec: TokenizeSpec, folders: TokenizeFolders) -> Placing:
+def _placing(spec: TokenizeSpec, folders: TokenizeFolders) -> HeldOut:
     """Return how the dataset's rows are placed, having seen that neither split will be empty.
 
     Reads only as far as the first row of each split.
@@ -109,7 +115,7 @@ def _placing(spec: TokenizeSpec, folders: TokenizeFolders) -> Placing:
         return lambda digest: False
     fraction = spec.validation_fraction
     lowest, highest, count = 1.0, 0.0, 0
-    for line in read_lines(folders.dataset):
+    for line in chain.from_iterable(map(read_lines, folders.datasets)):
         share = share_of(digest_of(parse_row(line)))
         lowest, highest, count = min(lowest, share), max(highest, share), count + 1
         if lowest < fraction <= highest:
@@ -133,14 +139,19 @@ def _empty_split(fraction: float, lowest: float, count: int) -> JobFailedError:
 
 
 def _tokenizer(
-    spec: TokenizeSpec, folders: TokenizeFolders, held_out: Placing, watch: Watch
+    spec: TokenizeSpec, folders: TokenizeFolders, mixture: Sequence[Pass], watch: Watch
 ) -> Tokenizer:
     if folders.tokenizer is not None:
         watch.phase("loading")
         return Tokenizer.load(folders.tokenizer)
     watch.phase("learning")
-    rows = map(parse_row, _watched(folders.dataset, watch))
-    texts = (text for row in rows if not held_out(digest_of(row)) for text in texts_of(row))
+    texts = (
+        text
+        for reading in mixture
+        for row in map(parse_row, _watched(reading.folder, watch))
+        if reading.place(digest_of(row)) is False
+        for text in texts_of(row)
+    )
     return learn_bpe(texts, vocab_size=spec.vocab_size, min_frequency=spec.min_frequency)
 
 
@@ -148,7 +159,7 @@ def _encode(
     spec: TokenizeSpec,
     folders: TokenizeFolders,
     encoder: BulkEncoder,
-    held_out: Placing,
+    mixture: Sequence[Pass],
     row_format: Format,
     num_threads: int,
     watch: Watch,
@@ -160,13 +171,13 @@ def _encode(
         shard_tokens=spec.shard_tokens,
         masked=row_format == "dialogues",
     )
-    sources = [(folders.dataset, held_out)]
+    readings = list(mixture)
     if folders.validation_dataset is not None:
-        sources.append((folders.validation_dataset, lambda digest: True))
+        readings.append(Pass(folder=folders.validation_dataset, place=lambda digest: True))
     with open_split("train") as train, open_split("validation") as validation:
-        for folder, placing in sources:
-            lines = _watched(folder, watch)
-            for rows in encode_lines(lines, encoder, num_threads, placing):
+        for reading in readings:
+            lines = _watched(reading.folder, watch)
+            for rows in encode_lines(lines, encoder, num_threads, reading.place):
                 for row in rows:
                     split = validation if row.held_out else train
                     split.add(row.ids, row.mask, text_bytes=row.text_bytes)

@@ -10,6 +10,8 @@ from shared.contracts.base import FieldError
 from shared.contracts.names import END_TOKEN, ArtifactType
 from shared.contracts.specs import InputRef, Label, Spec
 
+MAX_WEIGHT = 100
+
 
 class IngestSpec(Spec):
     """Turn raw material into a clean dataset of documents or dialogues."""
@@ -63,12 +65,19 @@ class TokenizeSpec(Spec):
 
     INPUTS: ClassVar[dict[str, ArtifactType]] = {
         "dataset": ArtifactType.DATASET,
+        "more_datasets": ArtifactType.DATASET,
         "tokenizer": ArtifactType.TOKENIZER,
         "validation_dataset": ArtifactType.DATASET,
     }
 
     dataset: InputRef
     """Documents or dialogues to encode."""
+    more_datasets: tuple[InputRef, ...] = Field((), max_length=31)
+    """Datasets of the same kind that are encoded with it into one training set. A row that several
+    of them hold is taken once."""
+    weights: tuple[float, ...] = Field((), max_length=32)
+    """How often a training row of `dataset` and of each of `more_datasets` is seen in an epoch: 2
+    twice, 0.5 every second one (by its hash); once by default. Held-out rows are never repeated."""
     tokenizer: InputRef | None = None
     """Use this tokenizer; without one a new one is learned from the dataset."""
     vocab_size: int = Field(16_000, ge=259, le=65_536)
@@ -83,3 +92,14 @@ class TokenizeSpec(Spec):
     """Tokens in one shard file at most."""
     name: Label = "tokens"
     """Name shown in lists."""
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> TokenizeSpec:
+        datasets = 1 + len(self.more_datasets)
+        if self.weights and len(self.weights) != datasets:
+            raise FieldError(
+                f"{len(self.weights)} weights for {datasets} datasets: give one for each", "weights"
+            )
+        if not all(0 < weight <= MAX_WEIGHT for weight in self.weights):
+            raise FieldError(f"a weight must lie in (0, {MAX_WEIGHT}]", "weights")
+        return self

@@ -32,7 +32,7 @@ def tokenize_folder(root: Path, **options: object) -> TokensMeta:
     spec = TokenizeSpec.model_validate({"dataset": DATASET, **options})
     given = root / "given"
     folders = TokenizeFolders(
-        dataset=root / "dataset",
+        datasets=(root / "dataset",),
         tokenizer=given if given.is_dir() else None,
         tokenizer_output=root / "tokenizer",
         tokens_output=root / "tokens",

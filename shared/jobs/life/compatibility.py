@@ -10,7 +10,7 @@ from shared.contracts.checkpoint_specs import EvaluateSpec
 from shared.contracts.data_specs import TokenizeSpec
 from shared.contracts.manifest import ArtifactMeta, CheckpointMeta, DatasetMeta, TokensMeta
 from shared.contracts.model_config import ModelConfig
-from shared.contracts.specs import Spec
+from shared.contracts.specs import Spec, input_field, pointer_to
 from shared.contracts.training_specs import FinetuneSpec, TrainingOptions, TrainSpec
 
 Meta = TypeVar("Meta", DatasetMeta, TokensMeta, CheckpointMeta)
@@ -40,14 +40,22 @@ def _check_tokenize(spec: TokenizeSpec, metas: Mapping[str, ArtifactMeta], point
             hint="Give a validation_fraction above 0, or a validation_dataset.",
             pointer=f"{pointer}/validation_fraction",
         )
-    for name, meta in (("dataset", dataset), ("validation_dataset", held_out)):
-        if meta is not None and meta.documents == 0:
-            raise InvalidInputError("The dataset is empty.", pointer=f"{pointer}/{name}")
+    for name, meta in metas.items():
+        if isinstance(meta, DatasetMeta) and meta.documents == 0:
+            raise InvalidInputError("The dataset is empty.", pointer=f"{pointer}{pointer_to(name)}")
     if dataset is not None and held_out is not None and dataset.format != held_out.format:
         raise InvalidInputError(
             f"The dataset holds {dataset.format}, the validation dataset {held_out.format}.",
             pointer=f"{pointer}/validation_dataset",
         )
+    for name, meta in metas.items():
+        if not isinstance(meta, DatasetMeta) or input_field(name) != "more_datasets":
+            continue
+        if dataset is not None and meta.format != dataset.format:
+            raise InvalidInputError(
+                f"The dataset holds {dataset.format}, this one {meta.format}.",
+                pointer=f"{pointer}{pointer_to(name)}",
+            )
 
 
 def _check_train(spec: TrainSpec, metas: Mapping[str, ArtifactMeta], pointer: str) -> None:

@@ -82,7 +82,7 @@ def test_fast_trains_the_same_model_on_as_many_tokens_a_step(text_file: Path) ->
 
 
 @pytest.mark.parametrize("with_dialogues", [True, False])
-def test_dialogues_take_the_place_of_the_python_questions(
+def test_own_dialogues_take_the_place_of_daily_dialog(
     text_file: Path, tmp_path: Path, with_dialogues: bool
 ) -> None:
     dialogues = tmp_path / "talk.jsonl"
@@ -94,14 +94,16 @@ def test_dialogues_take_the_place_of_the_python_questions(
     jobs = build_pipeline(recipe, changes, dict.fromkeys(changes.files, UPLOAD)).jobs
     tokens = jobs["dialogue-tokens"]
     assert isinstance(tokens, TokenizeJob)
-    chosen = "dialogues" if with_dialogues else "questions"
+    chosen = "dialogues" if with_dialogues else "dailydialog"
     assert tokens.spec.dataset == JobOutput(job=chosen, output=ArtifactType.DATASET)
-    assert {"dialogues", "questions"} & set(jobs) == {chosen}
+    assert {"dialogues", "dailydialog"} & set(jobs) == {chosen}
+    assert (tokens.spec.validation_dataset is None) is with_dialogues
 
 
 @pytest.mark.parametrize(
     ("name", "source"), [("a.txt", "text"), ("a.txt.gz", "text"), ("a.jsonl", "jsonl"),
-                         ("a.b.JSONL.gz", "jsonl"), ("plain", "text")]
+                         ("a.b.JSONL.gz", "jsonl"), ("plain", "text"),
+                         ("w.xml.bz2", "wikipedia"), ("train.zip", "dailydialog")]
 )  # fmt: skip
 def test_the_file_name_chooses_the_ingest_source(tmp_path: Path, name: str, source: str) -> None:
     (tmp_path / name).write_bytes(b"x")
@@ -142,7 +144,6 @@ def test_epochs_take_the_place_of_steps() -> None:
         ("quickstart", ["--max_steps"], [], "--max_steps needs a value."),
         ("quickstart", ["20"], [], "Unexpected argument '20': flags look like --name value."),
         ("quickstart", [], ["lr=1"], "--set lr=1: expected job.field=value."),
-        ("ryan-gpt", [], [], "Recipe ryan-gpt needs --data FILE."),
         ("ryan-gpt", ["--data", "/nowhere"], [], "--data: there is no file /nowhere."),
     ],
 )
@@ -210,3 +211,34 @@ def test_a_condition_must_name_a_parameter() -> None:
     recipe = Recipe.model_validate({"name": "x", "description": "d", "jobs": {"a": job}})
     with pytest.raises(InvalidInputError, match="names no parameter"):
         build_pipeline(recipe, Changes(), {})
+
+
+@pytest.mark.parametrize("name", ["ryan-gpt", "ryan-gpt-fast", "ryan-gpt-upstream"])
+def test_without_files_the_reference_s_corpora_are_fetched_and_combined(name: str) -> None:
+    recipe = load_recipe(name)
+    jobs = build_pipeline(recipe, read_changes(recipe, [], []), {}).jobs
+    assert list(jobs) == [
+        "wikipedia",
+        "c4",
+        "tokens",
+        "dailydialog",
+        "dailydialog-validation",
+        "dialogue-tokens",
+        "train",
+        "chat",
+    ]
+    tokens = jobs["tokens"]
+    assert isinstance(tokens, TokenizeJob)
+    assert tokens.spec.dataset == JobOutput(job="wikipedia", output=ArtifactType.DATASET)
+    assert tokens.spec.more_datasets == (JobOutput(job="c4", output=ArtifactType.DATASET),)
+
+
+def test_own_text_takes_the_place_of_all_corpora(text_file: Path) -> None:
+    recipe = load_recipe("ryan-gpt")
+    changes = read_changes(recipe, ["--data", str(text_file)], [])
+    jobs = build_pipeline(recipe, changes, {"data": UPLOAD}).jobs
+    tokens = jobs["tokens"]
+    assert isinstance(tokens, TokenizeJob)
+    assert tokens.spec.dataset == JobOutput(job="text", output=ArtifactType.DATASET)
+    assert tokens.spec.more_datasets == ()
+    assert not {"wikipedia", "c4"} & set(jobs)

@@ -41,6 +41,7 @@ def write_run(folder: Path, kind: JobKind, spec: dict[str, Any], **inputs: Path)
             "outputs": folder / "outputs",
             "events": folder / "events.jsonl",
             "num_threads": 2,
+            "slot_locks": folder / "slots",
             "code_version": "test",
         }
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from services.tokenizer.dataset_writer import DatasetWriter
+from services.tokenizer.mixture import lot_of
 from services.tokenizer.rows import Row
 from services.tokenizer.tokenize import TokenizeFolders, tokenize
 from services.tokenizer.watch import Stopped
@@ -47,7 +50,7 @@ def write_dataset(folder: Path, rows: Sequence[Row]) -> Path:
 def folders_in(root: Path, rows: Sequence[Row], held_out: Sequence[Row] = ()) -> TokenizeFolders:
     write_tokenizer_files(root / "given", small_tokenizer())
     return TokenizeFolders(
-        dataset=write_dataset(root / "dataset", rows),
+        datasets=(write_dataset(root / "dataset", rows),),
         tokenizer=root / "given",
         validation_dataset=write_dataset(root / "held_out", held_out) if held_out else None,
         tokenizer_output=root / "tokenizer",
@@ -144,7 +147,7 @@ def test_a_tokenizer_is_learned_from_the_training_split_alone(tmp_path: Path) ->
     zebra: list[Row] = [{"text": "zqzq zqzq zqzq"}]
     folders = folders_in(tmp_path, DOCUMENTS, held_out=zebra)
     learning = TokenizeFolders(
-        dataset=folders.dataset,
+        datasets=folders.datasets,
         validation_dataset=folders.validation_dataset,
         tokenizer_output=folders.tokenizer_output,
         tokens_output=folders.tokens_output,
@@ -162,7 +165,7 @@ def test_a_tokenizer_is_learned_from_the_training_split_alone(tmp_path: Path) ->
 
 def test_a_tokenizer_can_be_learned_from_dialogues(tmp_path: Path) -> None:
     folders = TokenizeFolders(
-        dataset=write_dataset(tmp_path / "dataset", DIALOGUES),
+        datasets=(write_dataset(tmp_path / "dataset", DIALOGUES),),
         tokenizer_output=tmp_path / "tokenizer",
         tokens_output=tmp_path / "tokens",
     )
@@ -176,7 +179,7 @@ def test_a_tokenizer_can_be_learned_from_dialogues(tmp_path: Path) -> None:
 def test_the_same_dataset_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         folders = TokenizeFolders(
-            dataset=write_dataset(tmp_path / name / "dataset", DOCUMENTS),
+            datasets=(write_dataset(tmp_path / name / "dataset", DOCUMENTS),),
             tokenizer_output=tmp_path / name / "tokenizer",
             tokens_output=tmp_path / name / "tokens",
         )
@@ -231,7 +234,7 @@ def test_progress_and_stop(tmp_path: Path) -> None:
         tokenize(spec, folders, num_threads=2, watch=watch)
     assert lines[:2] == [PhaseLine(phase="loading"), PhaseLine(phase="encoding")]
     assert isinstance(lines[2], ProgressLine)
-    total = sum(part.stat().st_size for part in folders.dataset.iterdir())
+    total = sum(part.stat().st_size for part in folders.datasets[0].iterdir())
     assert (lines[2].total_steps, lines[2].message) == (total, "bytes read")
     assert not (tmp_path / "tokens").exists()
 
@@ -263,3 +266,60 @@ def test_roles_and_borders_count_in_a_dialogues_identity() -> None:
 
     assert digest(("user", "a"), ("assistant", "bc")) != digest(("user", "ab"), ("assistant", "c"))
     assert digest(("user", "a")) != digest(("assistant", "a"))
+
+
+def test_weights_repeat_and_thin_out_training_rows_only(tmp_path: Path) -> None:
+    """Passes over all datasets one after the other; shared rows belong to the first dataset."""
+    first, second = DOCUMENTS[:20], DOCUMENTS[15:] + [{"text": f"extra {n}"} for n in range(60)]
+    folders = replace(
+        folders_in(tmp_path, first),
+        datasets=(
+            write_dataset(tmp_path / "first", first),
+            write_dataset(tmp_path / "second", second),
+        ),
+    )
+    run(
+        folders,
+        more_datasets=[DATASET],
+        weights=[2.0, 0.25],
+        validation_fraction=0.2,
+    )
+    tokenizer = small_tokenizer()
+
+    def texts(split: str) -> list[str]:
+        documents = documents_in(TokenSplit(tmp_path / "tokens", split))  # type: ignore[arg-type]
+        return [tokenizer.decode(ids) for ids in documents]
+
+    def is_held(row: Row) -> bool:
+        return is_held_out(digest_of(row), 0.2)
+
+    own = second[5:]
+    once = [row["text"] for row in first if not is_held(row)]
+    thinned = [row["text"] for row in own if not is_held(row) and lot_of(digest_of(row)) < 0.25]
+    assert texts("train") == [*once, *thinned, *once]
+    assert texts("validation") == [row["text"] for row in [*first, *own] if is_held(row)]
+    assert 5 < len(thinned) < 35
+
+
+def test_datasets_of_different_kinds_are_no_mixture(tmp_path: Path) -> None:
+    folders = folders_in(tmp_path, DOCUMENTS)
+    mixed = replace(
+        folders, datasets=(*folders.datasets, write_dataset(tmp_path / "other", DIALOGUES))
+    )
+    with pytest.raises(JobFailedError, match="holds documents, but another one holds dialogues"):
+        run(mixed, more_datasets=[DATASET])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0], "1 weights for 2 datasets: give one for each"),
+        ([1.0, 0.0], "a weight must lie in"),
+        ([1.0, 101.0], "a weight must lie in"),
+    ],
+)
+def test_weights_that_cannot_be_meant_are_refused(weights: list[float], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TokenizeSpec.model_validate(
+            {"dataset": DATASET, "more_datasets": [DATASET], "weights": weights}
+        )
