@@ -77,10 +77,13 @@ class Platform:
 
 
 PLATFORMS = (
-    Platform(name="workers", shared=True, num_workers=8, scenarios=(WORKER_KILLED, SOAK)),
+    Platform(name="workers", shared=True, num_workers=8, scenarios=(WORKER_KILLED,)),
+    Platform(
+        name="soak", shared=True, num_workers=4, scenarios=(DRAINED, CANCELLED, PAUSED, SOAK)
+    ),
     Platform(
         name="processes", shared=False, num_workers=5,
-        scenarios=(PROCESS_KILLED, POISON, CANCELLED, PAUSED, RACES, AGAIN, DELIVERED_AGAIN),
+        scenarios=(PROCESS_KILLED, POISON, RACES, AGAIN, DELIVERED_AGAIN),
     ),
     Platform(
         name="one machine", shared=False, num_workers=2, has_clock=True,
@@ -89,7 +92,7 @@ PLATFORMS = (
     Platform(
         name="database", shared=True, num_workers=2, has_clock=True,
         scenarios=(
-            DATABASE_RESTARTED, PARTITIONED, WORKER_FROZEN, SUSPENDED, CLOCK, DRAINED, RACES,
+            DATABASE_RESTARTED, PARTITIONED, WORKER_FROZEN, SUSPENDED, CLOCK, RACES,
         ),
     ),
     Platform(
