@@ -47,5 +47,7 @@ def configure_logging(*, log_format: str, level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for noisy in ("httpx", "httpcore", "alembic", "urllib3", "uvicorn.access"):
+    for noisy in ("httpx", "httpcore", "alembic", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It warns of each of its repetitions; whoever uses it says once what must wait.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)

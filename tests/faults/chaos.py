@@ -128,6 +128,7 @@ def _platform(platform: Platform, scale: Scale, folder: Path) -> Iterator[Cluste
         shared=platform.shared,
         num_workers=platform.num_workers,
         time_factor=scale.time_factor,
+        interval=scale.interval,
         clock=clock,
     ) as cluster:
         yield cluster

@@ -37,12 +37,10 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 180.0
-STEPS = 480
-INTERVAL = 60
-SPEC: dict[str, Any] = {
-    **TINY, "max_steps": STEPS, "log_interval": 5, "save_interval": INTERVAL,
-    "eval_interval": 240, "keep_checkpoints": 3,
-}  # fmt: skip
+INTERVALS = 8
+"""Checkpoints that a job writes."""
+LINES_IN_INTERVAL = 12
+"""Points of its curve between two of them."""
 RUN_PATH = re.compile(r"/runs/(job_\w+)/t(\d+)/")
 
 
@@ -59,6 +57,8 @@ class Cluster:
     """The test's own way to both; no fault lies on it."""
     workers: list[str]
     """Names of the trainer workers, `trainer-1` and so on."""
+    interval: int
+    """Steps between two checkpoints of a job."""
     api_port: int = field(default_factory=free_port)
     patience: float = PATIENCE_SECONDS
     """Seconds to wait for what must come."""
@@ -193,9 +193,23 @@ class Cluster:
         wait_until(lambda: _answers(client), "the API answers", seconds=self.patience)
         return client
 
+    @property
+    def steps(self) -> int:
+        """Steps of a job."""
+        return INTERVALS * self.interval
+
+    def spec(self, **changes: Any) -> dict[str, Any]:
+        """What a job asks for."""
+        ours = {
+            "tokens": self.tokens, "max_steps": self.steps, "save_interval": self.interval,
+            "log_interval": self.interval // LINES_IN_INTERVAL,
+            "eval_interval": self.steps // 2, "keep_checkpoints": 3,
+        }  # fmt: skip
+        return {**TINY, **ours, **changes}
+
     def submit(self, **changes: Any) -> str:
         """Queue one small training job; return its id."""
-        return self.submit_spec({**SPEC, "tokens": self.tokens, **changes})
+        return self.submit_spec(self.spec(**changes))
 
     def submit_spec(self, spec: dict[str, Any]) -> str:
         """Queue a training job; return its id."""
@@ -270,8 +284,9 @@ def running_cluster(
     folder: Path,
     *,
     shared: bool = False,
-    num_workers: int = 1,
+    num_workers: int,
     time_factor: float,
+    interval: int,
     clock: Path | None = None,
 ) -> Iterator[Cluster]:
     """API and workers on SQLite and folders, or with `shared` on PostgreSQL and S3.
@@ -289,6 +304,7 @@ def running_cluster(
             time_factor=time_factor,
             database=Database(direct.resolved_database_url),
             store=open_store(direct),
+            interval=interval,
             workers=[f"trainer-{number}" for number in range(1, num_workers + 1)],
             clock=clock,
             _log=log,

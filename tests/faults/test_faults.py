@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults import catalogue
 from tests.faults.catalogue import SHORT, Scenario, inject, undisturbed
-from tests.faults.cluster import STEPS, Cluster, running_cluster
+from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.history import Result
 from tests.support.postgres import CannotStartError
 
@@ -17,11 +17,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 NUM_WORKERS = 3
 ONE_MACHINE = (
     catalogue.PROCESS_KILLED, catalogue.LEADER_KILLED, catalogue.POISON, catalogue.CANCELLED,
-    catalogue.PAUSED, catalogue.RACES, catalogue.AGAIN,
+    catalogue.PAUSED, catalogue.RACES, catalogue.AGAIN, catalogue.DELIVERED_AGAIN,
+    catalogue.REDIS_LOST, catalogue.SUSPENDED, catalogue.CLOCK,
 )  # fmt: skip
 SERVERS = (
     catalogue.WORKER_KILLED, catalogue.KILLED_IN_COMMIT, catalogue.WORKER_FROZEN,
-    catalogue.DATABASE_RESTARTED, catalogue.PARTITIONED,
+    catalogue.DATABASE_RESTARTED, catalogue.PARTITIONED, catalogue.STORE_AWAY,
+    catalogue.STORE_BAD, catalogue.DISK_FULL, catalogue.DAMAGED, catalogue.DRAINED,
+    catalogue.SUSPENDED, catalogue.CLOCK, catalogue.RACES,
 )  # fmt: skip
 
 
@@ -49,10 +52,11 @@ def _platform(factory: pytest.TempPathFactory, *, shared: bool) -> Iterator[Plat
     clock.write_text("0")
     with running_cluster(
         folder / "platform",
-        shared=shared, num_workers=NUM_WORKERS, time_factor=SHORT.time_factor, clock=clock,
+        shared=shared, num_workers=NUM_WORKERS, time_factor=SHORT.time_factor,
+        interval=SHORT.interval, clock=clock,
     ) as cluster:  # fmt: skip
         expected = undisturbed(cluster)
-        assert list(expected.losses) == list(range(5, STEPS + 1, 5))
+        assert list(expected.losses) == list(range(5, cluster.steps + 1, 5))
         yield Platform(cluster, expected)
 
 

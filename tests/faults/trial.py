@@ -13,7 +13,7 @@ from typing import Any
 
 from ryangpt import Client
 from shared.contracts.names import JobState
-from tests.faults.cluster import INTERVAL, SPEC, Cluster
+from tests.faults.cluster import Cluster
 from tests.faults.history import Result, check_history, claims_of, result_of
 from tests.faults.ledger import Ledger
 from tests.support.platforms import still_running
@@ -30,6 +30,8 @@ class Scale:
     """Durations of the platform and of outages are multiplied by this."""
     kills: int
     """Processes and workers killed, each."""
+    interval: int
+    """Steps between two checkpoints of a job: long beside what it takes to store one."""
     times: int
     """Every other fault, at least."""
     races: int
@@ -68,15 +70,14 @@ class Trial:
         """A client of the API, which is there."""
         return self.cluster.client()
 
-    def submit(self, number: int = 1) -> list[str]:
+    def submit(self, number: int = 1, **changes: Any) -> list[str]:
         """Queue so many jobs, each of a model of its own."""
         self.ledger.jobs += number
-        return [self.cluster.submit(model=self._model()) for _ in range(number)]
+        return [self.cluster.submit(model=self._model(), **changes) for _ in range(number)]
 
     def train_document(self) -> dict[str, Any]:
         """The same job as a request."""
-        spec = {**SPEC, "tokens": self.cluster.tokens, "model": self._model()}
-        return {"kind": "train", "spec": spec}
+        return {"kind": "train", "spec": self.cluster.spec(model=self._model())}
 
     def _model(self) -> str:
         return f"{self.ledger.code.lower()}-{time.monotonic_ns()}"
@@ -128,7 +129,7 @@ class Trial:
             self.ledger.measure(
                 "seconds until work goes on", (later[0].at - strike.at).total_seconds()
             )
-            lost = max(0, strike.told_step - later[0].resume_step) / INTERVAL
+            lost = max(0, strike.told_step - later[0].resume_step) / self.cluster.interval
             self.ledger.measure("checkpoint intervals of work lost", lost)
 
     def fail_in(self, what: str, error: BaseException) -> None:

@@ -43,26 +43,27 @@ def leader_killed(trial: Trial) -> None:
 
     A new leader reaps nobody before it has led for a whole lease: no job is taken from its worker.
     """
-    jobs = trial.submit(len(trial.cluster.workers))
+    jobs: list[str] = []
     for _ in range(trial.scale.times):
-        trial.cluster.wait_for_checkpoint(jobs[0])
+        jobs += trial.submit()
+        trial.cluster.wait_for_checkpoint(jobs[-1])
         trial.cluster.kill("api")
         trial.ledger.faults["leader"] += 1
         trial.cluster.start("api")
-        jobs += trial.submit()
     trial.finish(*jobs)
     assert {trial.cluster.job(job_id).attempt for job_id in jobs} == {1}
 
 
 def worker_killed_within_a_commit(trial: Trial) -> None:
     """F3: kill -9 of a worker at named moments between upload, manifest and row."""
-    [job_id] = trial.submit()
+    jobs: list[str] = []
     for name, (pattern, on_answer) in POINTS.items():
         for _ in range(max(1, trial.scale.times // 3)):
-            trial.cluster.wait_for_checkpoint(job_id, after=trial.cluster.newest_checkpoint(job_id))
-            worker, _ = trial.cluster.wait_for_trainer(job_id)
-            _kill_at(trial, job_id, worker, name, pattern, on_answer=on_answer)
-    trial.finish(job_id)
+            jobs += trial.submit()
+            trial.cluster.wait_for_checkpoint(jobs[-1])
+            worker, _ = trial.cluster.wait_for_trainer(jobs[-1])
+            _kill_at(trial, jobs[-1], worker, name, pattern, on_answer=on_answer)
+    trial.finish(*jobs)
 
 
 def _kill_at(

@@ -11,7 +11,6 @@ import httpx
 import redis
 
 from shared.contracts.names import FailureCode, JobState
-from tests.faults.cluster import STEPS
 from tests.faults.proxy import Proxy
 from tests.faults.trial import Trial
 from tests.support.platforms import still_running
@@ -48,7 +47,7 @@ def redis_lost(trial: Trial) -> None:
 def _running_and_queued(trial: Trial) -> tuple[list[str], list[str]]:
     running = trial.submit()
     trial.cluster.wait_for_checkpoint(running[0])
-    return running, trial.submit(2)
+    return running, trial.submit()
 
 
 def _submit_by_api(trial: Trial) -> list[str]:
@@ -138,7 +137,9 @@ def store_away(trial: Trial) -> None:
             while time.monotonic() < deadline or still_running([process]):
                 _measure_spool(trial, worker, job_id)
                 time.sleep(POLL_SECONDS)
-            assert trial.cluster.told_step(job_id) == STEPS, "it has trained to its end"
+            assert trial.cluster.told_step(job_id) == trial.cluster.steps, (
+                "it has trained to its end"
+            )
             assert trial.cluster.job(job_id).state is JobState.RUNNING, "and waits to store that"
         trial.finish(job_id)
         assert trial.cluster.job(job_id).attempt == 1
@@ -206,9 +207,8 @@ def disk_full(trial: Trial) -> None:
 def machine_suspended(trial: Trial) -> None:
     """Everything but the database stands still for two minutes: nobody loses a job for it."""
     for _ in range(trial.scale.times):
-        jobs = trial.submit(len(trial.cluster.workers))
-        for job_id in jobs:
-            trial.cluster.wait_for_checkpoint(job_id)
+        [job_id] = trial.submit()
+        trial.cluster.wait_for_checkpoint(job_id)
         frozen = [trial.cluster.servers.redis.process]
         frozen[0].suspend()
         frozen += trial.cluster.freeze("api", *trial.cluster.workers)
@@ -217,8 +217,8 @@ def machine_suspended(trial: Trial) -> None:
             trial.wait_seconds(120.0)
         finally:
             trial.cluster.thaw(frozen)
-        trial.finish(*jobs)
-        assert {trial.cluster.job(job_id).attempt for job_id in jobs} == {1}
+        trial.finish(job_id)
+        assert trial.cluster.job(job_id).attempt == 1
 
 
 def clock_stepped(trial: Trial) -> None:

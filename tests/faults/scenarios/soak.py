@@ -13,6 +13,7 @@ import redis
 from shared.contracts.names import JobState, Queue
 from shared.jobs.queue import WakeSender, make_celery
 from tests.faults.proxy import Proxy
+from tests.faults.scenarios.users import try_to_pause
 from tests.faults.trial import Trial
 
 FAULT_SECONDS = 20.0
@@ -153,13 +154,9 @@ def _pause(trial: Trial, jobs: list[str]) -> None:
     running = [job_id for job_id in jobs if trial.cluster.job(job_id).state is JobState.RUNNING]
     if not running:
         return
-    client = trial.cluster.client()
     job_id = random.choice(running)
-    if trial.cluster.job(job_id).finished_at is None:
-        client.pause(job_id)
-        row = trial.cluster.wait_for(job_id, JobState.PAUSED, JobState.SUCCEEDED)
-        if row.state is JobState.PAUSED:
-            client.resume(job_id)
+    if try_to_pause(trial, job_id):
+        trial.client.resume(job_id)
         trial.ledger.faults["pause and resume"] += 1
 
 

@@ -19,7 +19,7 @@ from shared.db.repositories import checkpoints
 from shared.db.tables import JobRow
 from shared.jobs.life.lifecycle import succeed
 from shared.jobs.queue import WakeSender, make_celery
-from tests.faults.history import check_history, claims_of
+from tests.faults.history import check_history, claims_of, result_of
 from tests.faults.trial import Trial
 from tests.support.rows import INGEST, claim_job, dataset_meta, finished_output, submit
 from tests.support.waiting import wait_until
@@ -27,6 +27,9 @@ from tests.support.waiting import wait_until
 THREADS = 50
 DELIVERIES = 50
 PAUSES = 20
+ENDLESS = {"max_steps": 1_000_000}
+LONG = 4
+"""Times the usual steps: a wish takes a heartbeat to arrive."""
 
 
 def checkpoint_damaged(trial: Trial) -> None:
@@ -93,14 +96,14 @@ def cancelled_at_any_moment(trial: Trial) -> None:
     }
     for _ in range(max(1, trial.scale.times // 3)):
         for name, (reach, bound) in moments.items():
-            [job_id] = trial.submit()
+            [job_id] = trial.submit(**ENDLESS)
             reach(job_id)
             _cancel(trial, job_id, name, bound)
         _cancel_queued(trial)
 
 
 def _cancel_queued(trial: Trial) -> None:
-    running = trial.submit(len(trial.cluster.workers))
+    running = trial.submit(len(trial.cluster.workers), **ENDLESS)
     for job_id in running:
         trial.cluster.wait_for(job_id, JobState.RUNNING)
     [queued] = trial.submit()
@@ -179,24 +182,46 @@ def _cancel_by_api(trial: Trial, job_id: str) -> JobState | None:
 
 
 def paused_and_resumed(trial: Trial) -> None:
-    """F17: one job is paused and resumed twenty times and has one continuous curve."""
-    [job_id] = trial.submit()
-    for number in range(PAUSES if trial.scale.time_factor == 1 else trial.scale.times):
-        _pause_once(trial, job_id)
-        assert trial.cluster.job(job_id).attempt == number + 2
-    trial.finish(job_id)
-    assert trial.cluster.job(job_id).stalls == 0
+    """F17: jobs are paused and resumed again and again; each has one continuous curve."""
+    long = {"max_steps": LONG * trial.cluster.steps}
+    [quiet] = trial.submit(**long)
+    trial.cluster.wait_for(quiet, JobState.SUCCEEDED)
+    trial.judge(quiet)
+    trial.expected = result_of(trial.cluster, quiet)
+    pauses = PAUSES if trial.scale.time_factor == 1 else trial.scale.times
+    while trial.ledger.faults.total() < pauses:
+        [job_id] = trial.submit(**long)
+        while trial.ledger.faults.total() < pauses and _pause_once(trial, job_id):
+            trial.ledger.faults["pause and resume"] += 1
+        trial.finish(job_id)
+        assert trial.cluster.job(job_id).stalls == 0
 
 
-def _pause_once(trial: Trial, job_id: str) -> None:
-    trial.cluster.wait_for_trainer(job_id)
+def _pause_once(trial: Trial, job_id: str) -> bool:
+    """Pause and resume the job once it has gone on; False when it was quicker."""
     before = max(0, trial.cluster.newest_checkpoint(job_id))
-    trial.wait_until(lambda: trial.cluster.told_step(job_id) > before, "a step since the pause")
-    trial.client.pause(job_id)
-    trial.cluster.wait_for(job_id, JobState.PAUSED)
-    trial.ledger.faults["pause and resume"] += 1
+
+    def has_gone_on() -> bool:
+        row = trial.cluster.job(job_id)
+        return row.finished_at is not None or trial.cluster.told_step(job_id) > before
+
+    trial.wait_until(has_gone_on, "a step since the pause")
+    if not try_to_pause(trial, job_id):
+        return False
     trial.client.resume(job_id)
-    trial.cluster.wait_for(job_id, JobState.RUNNING)
+    return True
+
+
+def try_to_pause(trial: Trial, job_id: str) -> bool:
+    """Pause a job and wait until it is; False when it ends before it hears of it."""
+    try:
+        trial.client.pause(job_id)
+    except ApiError as error:
+        if error.status_code != httpx.codes.CONFLICT:
+            raise
+        return False
+    row = trial.cluster.wait_for(job_id, JobState.PAUSED, JobState.SUCCEEDED)
+    return row.state is JobState.PAUSED
 
 
 def submitted_again(trial: Trial) -> None:
