@@ -85,14 +85,14 @@ def check_history(cluster: Cluster, job_id: str) -> None:
 
 
 def result_of(cluster: Cluster, job_id: str) -> Result:
-    """Curves and the digests of the final checkpoint, whose bytes in the store are verified."""
+    """Curves and the digests of the last checkpoint, whose bytes in the store are verified."""
     with cluster.database.reading() as session:
         metrics = stream.read_metrics(session, job_id, after=0, limit=EVERYTHING)
         final = [row for row in checkpoints.list_checkpoints(session, job_id) if row.final]
-    assert len(final) == 1, "one final checkpoint"
+    assert final, "a final checkpoint"  # two, when the first one's attempt died right after it
     digests = {}
-    for entry in final[0].manifest["files"]:
-        with cluster.store.stream(final[0].prefix + entry["path"]) as chunks:
+    for entry in final[-1].manifest["files"]:
+        with cluster.store.stream(final[-1].prefix + entry["path"]) as chunks:
             digests[entry["path"]] = hashlib.sha256(b"".join(chunks)).hexdigest()
         assert digests[entry["path"]] == entry["sha256"], "no torn checkpoint"
     points = sorted(metrics, key=lambda point: point.attempt)
