@@ -13,6 +13,7 @@ from shared.contracts.names import TERMINAL_STATES, JobState
 from shared.contracts.views import EventType
 from shared.db.repositories import checkpoints, jobs, stream
 from shared.db.tables import EventRow
+from shared.storage.keys import report_key
 from tests.faults.cluster import Cluster
 
 EVERYTHING = 1_000_000
@@ -102,6 +103,15 @@ def result_of(cluster: Cluster, job_id: str) -> Result:
         weights=digests[MODEL_WEIGHTS],
         optimizer=digests[OPTIMIZER_WEIGHTS],
     )
+
+
+def unnamed_objects(cluster: Cluster, job_id: str) -> list[str]:
+    """Keys of the job's objects that belong to no checkpoint that is there."""
+    folder = f"jobs/{job_id}/"
+    with cluster.database.reading() as session:
+        prefixes = [row.prefix for row in checkpoints.list_checkpoints(session, job_id)]
+    named = (report_key(job_id), *prefixes)
+    return [key for key in cluster.store.list_keys(folder) if not key.startswith(named)]
 
 
 def _claims(states: Sequence[EventRow]) -> list[EventRow]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import signal
 import time
+from datetime import timedelta
 from functools import partial
 
 import psutil
 
+from shared.base.clock import utc_now
 from shared.contracts.names import FailureCode, JobState
+from shared.jobs.leader.garbage import collect_garbage
 from shared.jobs.timing import LEASE_SECONDS
+from tests.faults.history import result_of, unnamed_objects
 from tests.faults.proxy import Tripwire
 from tests.faults.trial import Trial
 from tests.support.platforms import still_running
@@ -64,6 +68,14 @@ def worker_killed_within_a_commit(trial: Trial) -> None:
             worker, _ = trial.cluster.wait_for_trainer(jobs[-1])
             _kill_at(trial, jobs[-1], worker, name, pattern, on_answer=on_answer)
     trial.finish(*jobs)
+    garbage = [key for job_id in jobs for key in unnamed_objects(trial.cluster, job_id)]
+    trial.ledger.measure("objects left without a row, before they are collected", len(garbage))
+    later = utc_now() + timedelta(minutes=1)  # as if the grace had gone by
+    collected = collect_garbage(trial.cluster.database, trial.cluster.store, older_than=later)
+    assert set(garbage) <= set(collected)
+    assert not any(unnamed_objects(trial.cluster, job_id) for job_id in jobs)
+    for job_id in jobs:
+        result_of(trial.cluster, job_id)  # what is named is whole
 
 
 def _kill_at(
