@@ -17,14 +17,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 NUM_WORKERS = 3
 ONE_MACHINE = (
     catalogue.PROCESS_KILLED, catalogue.LEADER_KILLED, catalogue.POISON, catalogue.CANCELLED,
-    catalogue.PAUSED, catalogue.RACES, catalogue.AGAIN, catalogue.DELIVERED_AGAIN,
-    catalogue.REDIS_LOST, catalogue.SUSPENDED, catalogue.CLOCK,
+    catalogue.PAUSED, catalogue.RACES, catalogue.AGAIN,
 )  # fmt: skip
 SERVERS = (
     catalogue.WORKER_KILLED, catalogue.KILLED_IN_COMMIT, catalogue.WORKER_FROZEN,
-    catalogue.DATABASE_RESTARTED, catalogue.PARTITIONED, catalogue.STORE_AWAY,
-    catalogue.STORE_BAD, catalogue.DISK_FULL, catalogue.DAMAGED, catalogue.DRAINED,
-    catalogue.SUSPENDED, catalogue.CLOCK, catalogue.RACES,
+    catalogue.DATABASE_RESTARTED, catalogue.PARTITIONED,
 )  # fmt: skip
 
 
