@@ -54,6 +54,12 @@ def test_a_chat_model_answers_piece_by_piece(trained: Trained, tab: Tab) -> None
     assert body["messages"] == [{"role": "user", "content": "Hello"}]
     assert (body["model"], body["stream"]) == ("quickstart-chat", True)
     assert (body["min_tokens"], body["temperature"]) == (5, 0.7)
+    page.get_by_label("Message").fill("And then?")
+    page.keyboard.press("Enter")
+    expect(page.locator(ANSWERED)).to_have_count(2)
+    assert [turn["role"] for turn in sent[1][1]["messages"]] == ["user", "assistant", "user"]
+    page.reload()  # the conversation is this tab's
+    expect(page.locator("[data-turn=model]")).to_have_count(2)
 
 
 def test_a_base_model_continues_the_text(trained: Trained, tab: Tab) -> None:

@@ -17,7 +17,7 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage",
 ]  # fmt: skip
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 240.0
 """The machine may be busy with other things."""
 SERIOUS = {"serious", "critical"}
 
