@@ -17,28 +17,14 @@ import torch
 from services.trainer.export import export
 from shared.base.ids import IdPrefix, new_id
 from shared.contracts.checkpoint_specs import ExportSpec
-from shared.contracts.model_config import ModelConfig
 from shared.contracts.run_file import RunFile, RunInput
 from shared.model.gguf import FILE_NAME, export_gguf
 from shared.model.transformer import Transformer
+from tests.parity.test_export import small_config
 from tests.support.models import small_tokenizer, write_checkpoint
 from tests.support.serving import greedy_without_cache, random_model
 
 TEXT = "question: één 🙂 What's the\n\n  answer, 1234?"
-
-
-def config(family: str, *, tied: bool) -> ModelConfig:
-    return ModelConfig(
-        family=family,  # type: ignore[arg-type]
-        vocab_size=300,
-        context_length=64,
-        num_layers=2,
-        d_model=64,
-        num_heads=2,
-        d_ff=96,
-        rope_theta=5000.0,
-        tie_embeddings=tied,
-    )
 
 
 def exported(model: Transformer, folder: Path, dtype: str = "float32") -> Path:
@@ -53,7 +39,7 @@ def value_of(reader: gguf.GGUFReader, key: str) -> Any:
 
 
 def test_the_file_describes_model_and_tokenizer(tmp_path: Path) -> None:
-    model = random_model(config("arcee", tied=True))
+    model = random_model(small_config("arcee", tied=True))
     reader = gguf.GGUFReader(exported(model, tmp_path))
     assert value_of(reader, "general.architecture") == "arcee"
     assert value_of(reader, "arcee.context_length") == 64
@@ -73,7 +59,7 @@ def test_the_file_describes_model_and_tokenizer(tmp_path: Path) -> None:
 
 
 def test_bfloat16_halves_the_file_and_keeps_norms(tmp_path: Path) -> None:
-    model = random_model(config("arcee", tied=True))
+    model = random_model(small_config("arcee", tied=True))
     reader = gguf.GGUFReader(exported(model, tmp_path, "bfloat16"))
     types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
     assert types["blk.0.attn_q.weight"] == "BF16"
@@ -85,7 +71,7 @@ def test_bfloat16_halves_the_file_and_keeps_norms(tmp_path: Path) -> None:
 
 
 def test_an_export_job_makes_one(tmp_path: Path) -> None:
-    model = random_model(config("arcee", tied=True))
+    model = random_model(small_config("arcee", tied=True))
     checkpoint = write_checkpoint(tmp_path / "ckpt", model)
     identity = new_id(IdPrefix.CHECKPOINT)
     source = RunInput(id=identity, path=checkpoint, name="tiny")
@@ -102,7 +88,7 @@ def test_llama_cpp_reads_the_same_ids_and_says_the_same(
     family: str, tied: bool, tmp_path: Path
 ) -> None:
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is built from source")
-    model = random_model(config(family, tied=tied))
+    model = random_model(small_config(family, tied=tied))
     path = exported(model, tmp_path)
     peer = llama_cpp.Llama(str(path), n_ctx=64, n_threads=1, verbose=False)
     tokenizer = small_tokenizer()
