@@ -4,9 +4,8 @@
 
 The reference preset with random weights in float32 on the CPU, greedy. First the cache: a prompt of
 400 tokens and its continuation, through the engine and by the training module, which computes the
-head for the last position only; the tokens must be the same. Then the engine's tokens/s for 1, 8
-and 32 requests at once (prompts of 32 tokens, 128 new ones each). Both sides take turns; medians
-are shown. Writes benchmarks/results/generate.json.
+head for the last position only; the tokens must be the same. Both sides take turns; medians are
+shown. benchmarks.serve_cpu measures many requests at once. Writes benchmarks/results/generate.json.
 """
 
 from __future__ import annotations
@@ -26,15 +25,16 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 
-from services.inference.attention import SdpaBackend
 from services.inference.detokenizer import Detokenizer
 from services.inference.engine import Engine, StepStats
-from services.inference.kv_cache import KVCachePool
+from services.inference.kv_cache import KVShape
 from services.inference.loaded_model import LoadedModel
 from services.inference.network import Network
+from services.inference.runtime import Runtime, open_runtime
 from services.inference.scheduler import Scheduler
 from services.inference.sequence import SamplingParams, Sequence
 from shared.base.files import write_bytes
+from shared.base.settings import Settings
 from shared.base.version import code_version
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.serving import ModelPointer
@@ -43,9 +43,6 @@ from shared.text.tokenizer import Tokenizer
 
 RESULT = Path(__file__).parent / "results" / "generate.json"
 CONTEXT = 400
-BATCHES = (1, 8, 32)
-BATCH_PROMPT, BATCH_NEW = 32, 128
-CPU = torch.device("cpu")
 
 
 class NoObserver:
@@ -72,9 +69,9 @@ def random_model(config: ModelConfig) -> Transformer:
     return model.eval()
 
 
-def load(model: Transformer) -> LoadedModel:
-    """The same weights laid out for generation."""
-    pool = KVCachePool(num_slots=max(BATCHES), device=CPU, dtype=torch.float32)
+def load(model: Transformer, runtime: Runtime, *, num_slots: int) -> LoadedModel:
+    """The same weights laid out for generation, with a cache of their own."""
+    shape, device = KVShape.of(model.config), runtime.device
     pointer = ModelPointer(
         model="benchmark", version=1, seq=1, checkpoint_id="none", manifest_key="none",
         manifest_sha256="0" * 64, stage="pretrain", published_at=datetime.now(UTC),
@@ -82,10 +79,10 @@ def load(model: Transformer) -> LoadedModel:
     return LoadedModel(
         pointer=pointer,
         tokenizer=cast(Tokenizer, None),  # the engine is given ids and needs none
-        network=Network(model.config, model.state_dict(), device=CPU, dtype=torch.float32),
-        cache=pool.cache_for(model.config),
-        attention=SdpaBackend(),
-        device=CPU,
+        network=Network(model.config, model.state_dict(), device=device, dtype=runtime.dtype),
+        cache=runtime.caches.one_off(shape, num_slots=num_slots),
+        attention=runtime.attention,
+        device=device,
     )
 
 
@@ -93,8 +90,8 @@ def with_cache(
     model: LoadedModel, prompts: Items[list[int]], new_tokens: int
 ) -> tuple[float, list[list[int]]]:
     """Seconds for the engine to answer all prompts at once, and the answers."""
-    slots = max(BATCHES)
-    scheduler = Scheduler(num_slots=slots, token_budget=512, max_waiting=slots)
+    slots = model.cache.num_slots
+    scheduler = Scheduler(num_slots=slots, token_budget=max(512, 2 * slots), max_waiting=slots)
     engine = Engine(scheduler, lambda _: None, NoObserver())
     contents = (b"",) * model.network.config.vocab_size
     sequences = [
@@ -161,31 +158,6 @@ def compare(
     }
 
 
-def throughput(loaded: LoadedModel, *, runs: int) -> list[dict[str, Any]]:
-    """Tokens/s for several requests at once."""
-    generator = torch.Generator().manual_seed(2)
-    vocab_size = loaded.network.config.vocab_size
-    prompts = torch.randint(vocab_size, (max(BATCHES), BATCH_PROMPT), generator=generator).tolist()
-    alone: dict[str, Any] = {}
-    rows = []
-    for batch in BATCHES:
-        rates = []
-        for _ in range(runs):
-            seconds, answers = with_cache(loaded, prompts[:batch], BATCH_NEW)
-            rates.append(batch * BATCH_NEW / seconds)
-        alone = alone or {"rate": statistics.median(rates), "answer": answers[0]}
-        rate = statistics.median(rates)
-        rows.append(
-            {
-                "requests": batch,
-                "tokens_per_second": rate,
-                "ratio_to_one": rate / alone["rate"],
-                "same_tokens_as_alone": answers[0] == alone["answer"],
-            }
-        )
-    return rows
-
-
 def print_tables(result: dict[str, Any]) -> None:
     """The figures for people."""
     cache = result["cache"]
@@ -198,10 +170,6 @@ def print_tables(result: dict[str, Any]) -> None:
         values = f"{cache[f'with_cache{key}']:12.3f}{cache[f'without_cache{key}']:12.3f}"
         print(f"{label:24}{values}{cache[ratio]:8.1f}")
     print(f"same tokens: {'yes' if cache['same_tokens'] else 'NO'}\n")
-    print(f"{'requests at once':24}{'tokens/s':>12}{'':12}{'ratio':>8}")
-    for row in result["throughput"]:
-        rate = f"{row['tokens_per_second']:12.0f}"
-        print(f"{row['requests']:<24}{rate}{'':12}{row['ratio_to_one']:8.1f}")
 
 
 def main() -> None:
@@ -211,9 +179,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--new-tokens", type=int, default=64)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    runtime = open_runtime(Settings(device="cpu", num_threads=options.threads))
     model = random_model(ModelConfig())
-    loaded = load(model)
+    loaded = load(model, runtime, num_slots=1)
     result = {
         "model": model.config.model_dump(),
         "threads": options.threads,
@@ -223,7 +191,6 @@ def main() -> None:
         "torch": torch.__version__,
         "code": code_version(),
         "cache": compare(model, loaded, runs=options.runs, new_tokens=options.new_tokens),
-        "throughput": throughput(loaded, runs=options.runs),
     }
     print_tables(result)
     write_bytes(RESULT, (json.dumps(result, indent=2) + "\n").encode())

@@ -19,11 +19,15 @@ from typing import Any
 
 import torch
 
+from benchmarks.baselines.gpu_serving import check_serving
 from benchmarks.baselines.gpu_training import check_training
 from shared.base.files import write_bytes
 
 RESULT = Path(__file__).parent / "results" / "gpu_check.json"
-PARTS: dict[str, Callable[..., dict[str, Any]]] = {"training": check_training}
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "training": check_training,
+    "serving": check_serving,
+}
 """By name: called with a device, `smoke` and `steps`."""
 
 

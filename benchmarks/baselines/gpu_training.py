@@ -41,9 +41,13 @@ PROMPTS, NEW_TOKENS = 8, 64
 ATTENTION_WORDS = ("flash", "fmha", "efficient_attention", "attention")
 
 
-def byte_tokenizer() -> Tokenizer:
-    """Special tokens and single bytes: enough for a checkpoint to be whole."""
+def byte_tokenizer(vocab_size: int = 0) -> Tokenizer:
+    """Special tokens, single bytes and, up to `vocab_size`, tokens that no text becomes.
+
+    Enough for a checkpoint to be whole.
+    """
     entries = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    entries += [f"unused{number}" for number in range(vocab_size - len(entries))]
     vocabulary = {entry: index for index, entry in enumerate(entries)}
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.add_special_tokens(list(SPECIAL_TOKENS))
