@@ -168,6 +168,9 @@ Index(  # in the order in which jobs are claimed
 )
 
 
+Index("ix_jobs_listing", JobRow.state, JobRow.id)
+
+
 class JobParentRow(Base):
     """An input that another job will put out."""
 
