@@ -151,7 +151,7 @@ class Stack:
     @cached_property
     def token(self) -> str:
         """As a user finds it: in the log of init, once."""
-        (line,) = [line for line in self.logs("init").splitlines() if "API token" in line]
+        (line,) = [line for line in self.logs("init").splitlines() if "API token (" in line]
         return line.rpartition(": ")[2].strip()
 
     def client(self) -> Client:
