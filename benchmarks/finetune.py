@@ -4,9 +4,9 @@
         --dialogues train.zip --dialogues-validation validation.zip [--max-dialogues 1000]
 
 Pretrains the small model of benchmarks.quality once, then finetunes it by each recipe on the same
-dialogues. The reference learns every token of a dialogue (`loss: all`), for as many epochs as its
-own run had (20), at its rate; ours learn the assistant's turns, for a few epochs, with early
-stopping. Both losses of each run's published checkpoint (the best by its own validation loss; for
+dialogues. The reference learns every token of a dialogue, for as many epochs as its own run had
+(20), at its rate; ours learn every token or the assistant's, for a few epochs, with early stopping.
+Both losses of each run's published checkpoint (the best by its own validation loss; for
 the reference the last one, as it kept no other) on the whole validation split. Writes the JSON
 file anew after each run.
 """
@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
@@ -53,11 +51,12 @@ OURS: dict[str, Any] = {
     "publish": "best",
 }
 RECIPES: dict[str, dict[str, Any]] = {
-    "reference, loss on all tokens": {**REFERENCE, "loss": "all", "epochs": REFERENCE_EPOCHS},
+    "reference, loss on all tokens": {**REFERENCE, "loss_on": "all", "epochs": REFERENCE_EPOCHS},
+    "ours, all tokens, lr 3e-4": {**OURS, "loss_on": "all", "lr": 3e-4, "min_lr": 3e-5},
+    "ours, all tokens, lr 1e-3": {**OURS, "loss_on": "all", "lr": 1e-3, "min_lr": 1e-4},
+    "ours, assistant's tokens, lr 3e-4": {**OURS, "lr": 3e-4, "min_lr": 3e-5},
+    "ours, assistant's tokens, lr 1e-3": {**OURS, "lr": 1e-3, "min_lr": 1e-4},
     "reference, assistant's tokens": {**REFERENCE, "epochs": REFERENCE_EPOCHS},
-    "ours, lr 1e-3": {**OURS, "lr": 1e-3, "min_lr": 1e-4},
-    "ours, lr 3e-3": {**OURS, "lr": 3e-3, "min_lr": 3e-4},
-    "ours, lr 3e-4": {**OURS, "lr": 3e-4, "min_lr": 3e-5},
 }
 
 
@@ -86,15 +85,6 @@ def make_dialogues(
         watch=watch,
     )
     return folders.tokens_output
-
-
-def learning_everything(tokens: Path, folder: Path) -> Path:
-    """A copy of a token set whose masks are all ones in the training split."""
-    copy = folder / "dialogues-all"
-    shutil.copytree(tokens, copy)
-    for mask in copy.glob("train-*.mask"):
-        mask.write_bytes(np.ones(mask.stat().st_size, np.uint8).tobytes())
-    return copy
 
 
 def run_job(
@@ -135,7 +125,6 @@ def finetune_spec(
     changes: dict[str, Any], options: argparse.Namespace, interval: int
 ) -> FinetuneSpec:
     """A recipe's spec; `interval` steps between evaluations."""
-    given = {key: value for key, value in changes.items() if key != "loss"}
     return FinetuneSpec.model_validate(
         {
             "model": "benchmark",
@@ -149,20 +138,20 @@ def finetune_spec(
             "sample_prompts": (),
             "device": options.device,
             "seed": options.seed,
-            **given,
+            **changes,
         }
     )
 
 
 def measure(
-    name: str, base: Path, dialogues: dict[str, Path], folder: Path, options: argparse.Namespace
+    name: str, base: Path, dialogues: Path, folder: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Finetune by one recipe."""
     changes = RECIPES[name]
     is_reference = changes["epochs"] == REFERENCE_EPOCHS
     interval = options.interval * (5 if is_reference else 1)
     spec = finetune_spec(changes, options, interval)
-    inputs = {"checkpoint": base, "tokens": dialogues[changes.get("loss", "assistant")]}
+    inputs = {"checkpoint": base, "tokens": dialogues}
     began = time.perf_counter()
     metrics, _, best = run_job(spec, inputs, folder, options.threads)
     last = max(metrics)
@@ -235,10 +224,9 @@ def in_folder(work: Callable[[Path, argparse.Namespace], None]) -> None:
 def main(folder: Path, options: argparse.Namespace) -> None:
     """Measure, print, write."""
     base = options.base or pretrained(folder, options)
-    assistant = make_dialogues(
+    dialogues = make_dialogues(
         folder, options.dialogues, options.dialogues_validation, options.max_dialogues, base
     )
-    dialogues = {"assistant": assistant, "all": learning_everything(assistant, folder)}
     rows: dict[str, dict[str, Any]] = {}
     for index, recipe in enumerate(options.recipes):
         rows[recipe] = measure(recipe, base, dialogues, folder / f"run-{index}", options)

@@ -85,7 +85,12 @@ def finetuning(run: RunFile, spec: FinetuneSpec, device: torch.device, notify: N
         dialogues, dropped = read_dialogues(split, context=context)
         _report_dropped(dropped, split.split, context, notify)
         packed[split.split] = PackedData(
-            dialogues, split=split.split, context=context, seed=spec.seed, device=device
+            dialogues,
+            split=split.split,
+            context=context,
+            seed=spec.seed,
+            device=device,
+            loss_on=spec.loss_on,
         )
     held_out = ValidationDialogues(packed["validation"], context=context, limit=spec.eval_tokens)
     return Material(

@@ -7,6 +7,7 @@ what its dialogues would compute alone; only padding is saved.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -126,7 +127,9 @@ class PackedData:
         context: int,
         seed: int,
         device: torch.device,
+        loss_on: Literal["assistant", "all"] = "assistant",
     ) -> None:
+        """`loss_on`: what `batch` has as targets; `whole_batch` tells both apart anyway."""
         if not dialogues:
             raise JobFailedError(
                 f"The {split} split has no dialogue with an assistant's turn to learn.",
@@ -138,8 +141,9 @@ class PackedData:
         rows = lay_out(shuffled, members, context)
         self._split = split
         self._dialogues_of_row = [order[items] for items in members]
-        self._learned_per_row = rows.learned.sum(axis=1)
+        self._loss_on = loss_on
         self._fed_per_row = (rows.segments > 0).sum(axis=1)
+        self._targets_per_row = self._fed_per_row if loss_on == "all" else rows.learned.sum(axis=1)
         self._ids = ids_to_device(rows.ids, device)
         self._targets = ids_to_device(rows.targets, device)
         self._learned = torch.from_numpy(rows.learned).to(device)
@@ -152,14 +156,16 @@ class PackedData:
         return len(self._ids)
 
     def batch(self, epochs: Indices, rows: Indices) -> Batch:
-        """Gather rows with the assistant's tokens as targets; rows do not change over epochs."""
+        """Gather rows with the tokens of `loss_on` as targets; rows do not change over epochs."""
         del epochs
         batch, learned = self.whole_batch(rows)
+        if self._loss_on == "all":
+            return batch
         targets = batch.targets.masked_fill(~learned, IGNORED)
         return Batch(ids=batch.ids, targets=targets, positions=batch.positions, mask=batch.mask)
 
     def whole_batch(self, rows: Indices) -> tuple[Batch, Tensor]:
-        """Gather rows with every token of a dialogue as target, and which are learned (B, T)."""
+        """Gather rows with all tokens as targets, and which are the assistant's (B, T)."""
         places = torch.from_numpy(rows).to(self._ids.device)
         segments = self._segments[places]
         targets = self._targets[places].long() & WORD_MASK
@@ -182,8 +188,8 @@ class PackedData:
         return np.stack(owners)
 
     def counts(self, rows: Indices) -> tuple[int, int]:
-        """Learned targets, and positions that are not padding."""
-        return int(self._learned_per_row[rows].sum()), int(self._fed_per_row[rows].sum())
+        """Targets of `batch`, and positions that are not padding."""
+        return int(self._targets_per_row[rows].sum()), int(self._fed_per_row[rows].sum())
 
     def describe(self, epochs: Indices, rows: Indices) -> str:
         """The dialogues in these rows, by their place among those that are learned."""

@@ -168,7 +168,7 @@ class TrainSpec(TrainingOptions):
 
 
 class FinetuneSpec(TrainingOptions):
-    """Continue a base model on dialogues, learning the assistant's turns only."""
+    """Continue a base model on dialogues, learning the assistant's turns or all of them."""
 
     INPUTS: ClassVar[dict[str, ArtifactType]] = {
         "checkpoint": ArtifactType.CHECKPOINT,
@@ -180,6 +180,9 @@ class FinetuneSpec(TrainingOptions):
     """The base model."""
     tokens: InputRef
     """Encoded dialogues, made with the base model's tokenizer."""
+    loss_on: Literal["assistant", "all"] = "assistant"
+    """Which tokens are learned: what the assistant says, or all (the user's turns and the marks of
+    who speaks too). The best checkpoint is the one with the lowest assistant's loss either way."""
 
     max_steps: int | Auto | None = Field(
         1000, description="Optimizer steps; auto means three epochs."

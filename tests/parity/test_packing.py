@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -45,34 +47,42 @@ def scrambled_model() -> Transformer:
 DIALOGUES = [dialogue(length, seed) for seed, length in enumerate((7, 12, 5, 20, 9, 25, 3))]
 
 
-def packed(dialogues: list[Dialogue], seed: int = 0) -> PackedData:
-    return PackedData(dialogues, split="train", context=CONTEXT, seed=seed, device=CPU)
+def packed(dialogues: list[Dialogue], loss_on: Literal["assistant", "all"]) -> PackedData:
+    return PackedData(
+        dialogues, split="train", context=CONTEXT, seed=0, device=CPU, loss_on=loss_on
+    )
 
 
-def summed_losses_alone(model: Transformer, dialogues: list[Dialogue]) -> float:
+def learned_targets(one: Dialogue, loss_on: str) -> npt.NDArray[np.bool_]:
+    """Which of ids[1:] count, (n - 1,)."""
+    return (one.mask[1:] > 0) | (loss_on == "all")
+
+
+def summed_losses_alone(model: Transformer, dialogues: list[Dialogue], loss_on: str) -> float:
     """The slow readable twin: one dialogue at a time, plain causal attention."""
     total = 0.0
     for one in dialogues:
         ids = torch.from_numpy(one.ids.astype(np.int64))[None]
         losses = token_losses(model.hidden(ids[:, :-1]), model.head_weight, ids[:, 1:])[0]
-        total += float((losses * torch.from_numpy(one.mask[1:])).sum())
+        total += float((losses * torch.from_numpy(learned_targets(one, loss_on))).sum())
     return total
 
 
+@pytest.mark.parametrize("loss_on", ["assistant", "all"])
 @torch.no_grad()
-def test_packed_loss_equals_the_dialogues_one_by_one() -> None:
-    model, data = scrambled_model(), packed(DIALOGUES)
+def test_packed_loss_equals_the_dialogues_one_by_one(loss_on: Literal["assistant", "all"]) -> None:
+    model, data = scrambled_model(), packed(DIALOGUES, loss_on)
     rows = np.arange(data.num_sequences)
     batch = data.batch(rows * 0, rows)
     assert data.num_sequences == 4
     hidden = model.hidden(batch.ids, batch.positions, batch.mask)
     loss = float(linear_cross_entropy(hidden, model.head_weight, batch.targets))
-    assert loss == pytest.approx(summed_losses_alone(model, DIALOGUES), rel=1e-5)
+    assert loss == pytest.approx(summed_losses_alone(model, DIALOGUES, loss_on), rel=1e-5)
 
 
 @torch.no_grad()
 def test_changing_one_dialogue_changes_no_logit_of_another() -> None:
-    model, data = scrambled_model(), packed(DIALOGUES)
+    model, data = scrambled_model(), packed(DIALOGUES, "all")
     rows = np.arange(data.num_sequences)
     batch = data.batch(rows * 0, rows)
     before = model(batch.ids, batch.positions, batch.mask)
@@ -88,9 +98,10 @@ def test_changing_one_dialogue_changes_no_logit_of_another() -> None:
             assert not torch.equal(after[inside], before[inside])
 
 
-def test_only_learned_tokens_have_a_gradient() -> None:
-    """A target outside the mask contributes nothing to the gradient of any logit."""
-    model, data = scrambled_model(), packed(DIALOGUES)
+@pytest.mark.parametrize("loss_on", ["assistant", "all"])
+def test_only_learned_tokens_have_a_gradient(loss_on: Literal["assistant", "all"]) -> None:
+    """A target outside the mask, and padding, contribute nothing to the gradient of any logit."""
+    model, data = scrambled_model(), packed(DIALOGUES, loss_on)
     rows = np.arange(data.num_sequences)
     batch = data.batch(rows * 0, rows)
     hidden = model.hidden(batch.ids, batch.positions, batch.mask).detach().requires_grad_()
@@ -98,9 +109,19 @@ def test_only_learned_tokens_have_a_gradient() -> None:
     assert hidden.grad is not None
     touched = hidden.grad.abs().sum(-1) > 0
     assert torch.equal(touched, batch.targets != IGNORED)
-    learned = sum(int(one.mask[1:].sum()) for one in DIALOGUES)
+    learned = sum(int(learned_targets(one, loss_on).sum()) for one in DIALOGUES)
     assert int(touched.sum()) == learned
     assert data.counts(rows) == (learned, sum(len(one.ids) - 1 for one in DIALOGUES))
+
+
+def test_with_the_loss_on_all_tokens_only_padding_is_no_target() -> None:
+    one = Dialogue(ids=np.array([1, 50, 2, 60, 0], np.uint16), mask=np.array([0, 0, 0, 1, 1], "u1"))
+    twice, row = [one, one], np.zeros(1, np.int64)
+    every, learned = (packed(twice, loss_on).batch(row, row) for loss_on in ("all", "assistant"))
+    padding, none = [IGNORED] * (CONTEXT - 8), IGNORED
+    assert every.targets.tolist() == [[50, 2, 60, 0] * 2 + padding]
+    assert learned.targets.tolist() == [[none, none, 60, 0] * 2 + padding]
+    assert torch.equal(every.ids, learned.ids)
 
 
 @given(st.lists(st.integers(1, 30), max_size=60))
@@ -129,4 +150,4 @@ def test_long_dialogues_are_cut_and_those_without_an_answer_left_out(tmp_path: P
 
 def test_a_split_without_dialogues_is_an_error() -> None:
     with pytest.raises(JobFailedError, match="no dialogue with an assistant's turn"):
-        packed([])
+        packed([], "assistant")

@@ -264,10 +264,14 @@ def finetune_spec(**changes: Any) -> FinetuneSpec:
     )
 
 
+def finetuned(folder: Path, inputs: dict[str, Path], **changes: Any) -> Recording:
+    spec = finetune_spec(max_steps=60, lr=5e-3, **changes)
+    return run_training(make_run(folder, spec, inputs))
+
+
 def test_finetuning_learns_the_assistants_part(tmp_path: Path) -> None:
     inputs = {"checkpoint": pretrained(tmp_path), "tokens": dialogue_tokens(tmp_path / "dialogues")}
-    run = make_run(tmp_path / "run", finetune_spec(max_steps=60, lr=5e-3), inputs)
-    recording = run_training(run)
+    recording = finetuned(tmp_path / "run", inputs)
     first, last = recording.losses()[0], recording.losses()[-1]
     assert last < first / 3
     values = recording.metrics("validation")[-1].values
@@ -275,6 +279,10 @@ def test_finetuning_learns_the_assistants_part(tmp_path: Path) -> None:
     # The question's words cannot be foreseen, the answer's can.
     assert values["assistant_loss"] < 0.7 * values["all_token_loss"]
     assert recording.checkpoints()[-1].meta.stage == "finetune"
+    on_all = finetuned(tmp_path / "all", inputs, loss_on="all").metrics("validation")[-1].values
+    assert on_all["all_token_loss"] < 0.8 * values["all_token_loss"]
+    assert on_all["validation_loss"] == on_all["assistant_loss"]
+    assert on_all["validation_bytes"] == values["validation_bytes"]
 
 
 def test_dialogues_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
