@@ -18,7 +18,7 @@ from tests.faults.trial import Scale, Trial
 SHORT = Scale(time_factor=0.1, interval=60, kills=3, times=3, races=30, soak_seconds=0.0)
 """In `make test`."""
 QUICK = Scale(time_factor=0.1, interval=60, kills=20, times=3, races=200, soak_seconds=180.0)
-FULL = Scale(time_factor=1.0, interval=300, kills=100, times=4, races=1000, soak_seconds=1800.0)
+FULL = Scale(time_factor=1.0, interval=300, kills=100, times=3, races=1000, soak_seconds=1800.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
