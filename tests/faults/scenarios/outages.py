@@ -182,7 +182,7 @@ def disk_full(trial: Trial) -> None:
     worker = trial.cluster.workers[0]
     folder = trial.cluster.data_dir(worker)
     small = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    mount = f'mount -t tmpfs -o size=1m tmpfs "{folder}" && exec "$@"'
+    mount = f'mount -t tmpfs -o size=512k tmpfs "{folder}" && exec "$@"'
     others = trial.cluster.workers[1:]
     trial.cluster.kill(worker)
     frozen = trial.cluster.freeze(*others)
