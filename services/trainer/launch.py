@@ -34,8 +34,9 @@ def main(processes: str, module: str, run_file: str) -> int:
         run.main([*options, "-m", module, run_file])
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
-        if ExitCode.BAD_INPUT in codes:
-            return ExitCode.BAD_INPUT
+        for code in (ExitCode.BAD_INPUT, ExitCode.DISK_FULL):
+            if code in codes:
+                return code
         if not written.exists():
             raise
     except SignalException as error:

@@ -129,6 +129,8 @@ class ExitCode(IntEnum):
     """How a job's process ended. Anything else counts as a stall."""
 
     DONE = 0
+    DISK_FULL = 74
+    """Not even the line that says so has found room."""
     DRAINED = 75
     PAUSED = 76
     CANCELLED = 77

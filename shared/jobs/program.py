@@ -112,7 +112,8 @@ def run_program(main: Callable[[RunFile, Reporter, StopSignal], ExitCode]) -> No
     """Run `main` for the run file named by the one argument, and exit with its code.
 
     A JobFailedError or InvalidInputError becomes a `failed` line and `ExitCode.BAD_INPUT`, a full
-    disk likewise; every other exception ends the process with a traceback and counts as a stall.
+    disk likewise (`ExitCode.DISK_FULL` where that line has no room either); every other exception
+    ends the process with a traceback and counts as a stall.
     """
     die_with_parent()
     faulthandler.enable()
@@ -124,17 +125,29 @@ def run_program(main: Callable[[RunFile, Reporter, StopSignal], ExitCode]) -> No
     bound_context.set({"job_id": run.job_id})
     reporter = Reporter(run.events)
     try:
-        code = main(run, reporter, stop)
+        code = _explained(lambda: main(run, reporter, stop), reporter)
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        code = ExitCode.DISK_FULL
+    sys.exit(int(code))
+
+
+def _explained(work: Callable[[], ExitCode], reporter: Reporter) -> ExitCode:
+    try:
+        return work()
     except (JobFailedError, InvalidInputError) as error:
         _report_failure(reporter, error)
-        code = ExitCode.BAD_INPUT
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not _is_full(error):
             raise
         logger.exception("The disk is full")
         _report_failure(reporter, _disk_full(error))
-        code = ExitCode.BAD_INPUT
-    sys.exit(int(code))
+    return ExitCode.BAD_INPUT
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _module_name() -> str:

@@ -64,6 +64,8 @@ class Script:
     gate: str = ""
     fail: str = ""
     """Explain with this message that the job cannot succeed."""
+    no_room: bool = False
+    """End as a program whose disk does not even take the line that explains it."""
     ignore_stop: bool = False
     """Do not obey."""
     skip_output: bool = False
@@ -92,6 +94,8 @@ def main(run: RunFile, reporter: Reporter, stop: StopSignal) -> ExitCode:
         raise RuntimeError("scripted crash")
     if script.fail:
         raise JobFailedError(script.fail, code=FailureCode.BAD_DATA, hint="scripted hint")
+    if script.no_room:
+        return ExitCode.DISK_FULL
     if script.stranger:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
         Path(script.gate).with_name("stranger").write_text(str(child.pid))

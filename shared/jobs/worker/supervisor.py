@@ -226,8 +226,10 @@ class Supervisor:
             outputs = self._uploader.upload_outputs(self._output_lines)
             self._store_report()
             return self._bound(lifecycle.succeed, outputs=outputs)
-        if verdict is Verdict.FAILED and self._failed_line is not None:
+        if verdict is Verdict.FAILED:
             line = self._failed_line
+            if line is None:
+                return self._disk_full()
             return self._bound(lifecycle.fail, code=line.code, message=line.message, hint=line.hint)
         if verdict is Verdict.STALLED:
             message = describe_crash(end, self._relay.last_log_lines)

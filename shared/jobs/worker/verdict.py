@@ -42,6 +42,8 @@ def judge(end: ProcessEnd, *, requested: Stop | None, has_explained: bool) -> Ve
     """
     if end.returncode == ExitCode.DONE:
         return Verdict.SUCCEEDED
+    if end.returncode == ExitCode.DISK_FULL:
+        return Verdict.FAILED
     if end.returncode == ExitCode.BAD_INPUT and has_explained:
         return Verdict.FAILED
     if requested is Stop.CANCEL:

@@ -86,3 +86,15 @@ def test_store_that_stays_full_fails_the_job_clean(
     assert row.error_hint is not None
     assert row.error_hint.startswith("Free some space in the object store, then retry")
     assert (bench.checkpoints(job_id), bench.stored_keys(job_id), bench.leftovers()) == ([], [], [])
+
+
+def test_disk_that_takes_not_even_a_line_fails_the_job_clean(bench: JobBench) -> None:
+    bench.add_train_job(Script(no_room=True))
+    row = bench.supervise()
+    assert (row.state, row.attempt) == (JobState.FAILED, 1)
+    assert (row.error_code, row.error_message) == (
+        FailureCode.STORAGE_FULL,
+        "The worker's disk is full.",
+    )
+    assert row.error_hint == "Free some space in its data folder, then retry the job."
+    assert bench.leftovers() == []

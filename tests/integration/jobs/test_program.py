@@ -124,6 +124,16 @@ def test_what_a_user_can_act_on_is_explained(run_file: Path, error: str, line: F
     assert lines_of(run_file)[-1] == line
 
 
+@pytest.mark.parametrize("body", ["return ExitCode.DONE", 'raise JobFailedError("no", code="x")'])
+def test_full_disk_that_takes_no_line_has_an_exit_code(run_file: Path, body: str) -> None:
+    full = Path("/dev/full")
+    if not full.is_char_device():
+        pytest.skip("this machine has no /dev/full")
+    run = RunFile.model_validate_json(run_file.read_bytes())
+    run_file.write_text(run.model_copy(update={"events": full}).model_dump_json())
+    assert finish(run_file, body)[0] == ExitCode.DISK_FULL
+
+
 @pytest.mark.parametrize("error", ['OSError(errno.EIO, "broken disk")', 'KeyError("x")'])
 def test_other_errors_crash_loudly(run_file: Path, error: str) -> None:
     code, errors = finish(run_file, f"raise {error}")

@@ -37,6 +37,8 @@ def end(
         (ExitCode.CANCELLED, None, Verdict.STALLED),
         (-signal.SIGTERM, None, Verdict.STALLED),
         (ExitCode.BAD_INPUT, None, Verdict.STALLED),
+        (ExitCode.DISK_FULL, None, Verdict.FAILED),
+        (ExitCode.DISK_FULL, Stop.DRAIN, Verdict.FAILED),
     ],
 )
 def test_exit_is_judged_by_what_was_asked(
