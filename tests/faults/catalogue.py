@@ -120,6 +120,7 @@ def inject(
     since = time.monotonic()
     with Reader(cluster.store) as reader:
         try:
+            cluster.client()  # waits for the API, which on a busy machine starts after the workers
             scenario.run(trial)
         except Exception:  # noqa: BLE001 - the other classes are still to be tried
             ledger.failures.append(traceback.format_exc())

@@ -192,7 +192,7 @@ def disk_full(trial: Trial) -> None:
             [job_id] = trial.submit()
             row = trial.cluster.wait_for(job_id, JobState.FAILED)
             trial.ledger.faults["disk full"] += 1
-            assert row.error_code is FailureCode.STORAGE_FULL, row.error_message
+            assert row.error_code == FailureCode.STORAGE_FULL, (row.error_code, row.error_message)
             assert row.error_hint
             trial.judge(job_id)
         pid = trial.cluster.processes[worker].pid
