@@ -5,8 +5,8 @@
 With 10,000 queued jobs and 100,000 points in one curve: how long the pages of a list and a thinned
 curve take over HTTP, from one client at a time. 200 clients follow a job's events while the API is
 killed and started again: how many events each missed or saw twice. 8 processes claim 2,000 jobs:
-how many were claimed twice. Writes benchmarks/results/load.json; exits 1 when one of the counts is
-not zero.
+how many were claimed twice. Each figure is printed when it is known; writes
+benchmarks/results/load.json; exits 1 when one of the counts is not zero.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ import httpx
 from httpx_sse import aconnect_sse
 
 from shared.base.clock import utc_now
+from shared.base.errors import UnavailableError
 from shared.base.files import write_bytes
 from shared.base.settings import child_environment
 from shared.base.version import code_version
@@ -51,6 +53,8 @@ from tests.support.s3_servers import free_port
 RESULT = Path(__file__).parent / "results" / "load.json"
 QUEUED_JOBS, POINTS, CHUNK = 10_000, 100_000, 1000
 CLAIMERS, CLAIMED_JOBS = 8, 2000
+CLAIM_PAUSE_SECONDS = 0.5
+"""At most, before a claim is repeated."""
 EVENT_BATCHES, BATCH = 150, 10
 KILL_AT_BATCH = 50
 LIST_BOUND_MS, METRICS_BOUND_MS = 100.0, 200.0
@@ -71,22 +75,51 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PageReport:
+    """How long answers take."""
+
+    jobs: Latency
+    queued_jobs: Latency
+    curve: Latency
+    curve_points: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamReport:
+    """What the followers of a job have seen."""
+
+    clients: int
+    events: int
+    missed: int
+    repeated: int
+    reconnects: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimReport:
+    """What the claimers got."""
+
+    claimed: int
+    claimed_twice: int
+    refused: int
+    """Claims that had to be repeated, the database being busy."""
+    claims_per_second: float
+    claim: Latency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What one database yields."""
 
-    list_page: Latency
-    queued_page: Latency
-    curve: Latency
-    curve_points: int
-    clients: int
-    events: int
-    events_missed: int
-    events_repeated: int
-    reconnects: int
-    claimed: int
-    claimed_twice: int
-    claims_per_second: float
-    claim: Latency
+    pages: PageReport
+    stream: StreamReport
+    claims: ClaimReport
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the counts are what they must be."""
+        wrong = (self.stream.missed, self.stream.repeated, self.claims.claimed_twice)
+        return wrong == (0, 0, 0) and self.claims.claimed == CLAIMED_JOBS
 
 
 class Api:
@@ -113,7 +146,8 @@ class Api:
                 if httpx.get(f"{self.url}/health/ready", trust_env=False).status_code == 200:
                     return
             except httpx.TransportError:
-                time.sleep(0.1)
+                pass  # it does not listen yet
+            time.sleep(0.1)
         raise TimeoutError("the API is not ready after 120 s")
 
     def kill(self) -> None:
@@ -182,8 +216,16 @@ async def follow_all(url: str, clients: int) -> tuple[list[list[int]], int]:
     return seen, len(reconnects)
 
 
-def stream(database: Database, api: Api, clients: int) -> tuple[list[list[int]], int, int]:
-    """Write events, kill and restart the API meanwhile, and return what the clients have seen."""
+def read_pages(url: str, curve_job: str, requests: int) -> PageReport:
+    """Ask for each of them often."""
+    jobs, _ = measure(f"{url}/v1/jobs?limit=50", requests)
+    queued_jobs, _ = measure(f"{url}/v1/jobs?state=queued&limit=50", requests)
+    curve, points = measure(f"{url}/v1/jobs/{curve_job}/metrics?max_points=2000", requests)
+    return PageReport(jobs=jobs, queued_jobs=queued_jobs, curve=curve, curve_points=points)
+
+
+def stream(database: Database, api: Api, clients: int) -> StreamReport:
+    """Write events, kill and restart the API meanwhile, and report what the clients have seen."""
     with database.transaction() as session:
         job = running_training(session)
 
@@ -207,27 +249,50 @@ def stream(database: Database, api: Api, clients: int) -> tuple[list[list[int]],
     url = f"{api.url}/v1/jobs/{job.id}/events/stream"
     seen, reconnects = asyncio.run(follow_all(url, clients))
     writer.join()
-    return seen, last[0], reconnects
+    everything = set(range(1, last[0] + 1))
+    return StreamReport(
+        clients=clients, events=last[0], reconnects=reconnects,
+        missed=sum(len(everything - set(one)) for one in seen),
+        repeated=sum(len(one) - len(set(one)) for one in seen),
+    )  # fmt: skip
 
 
-def claim_all(database_url: str) -> list[tuple[str, float]]:
-    """Claim until nothing is left; ids and seconds."""
-    database = Database(database_url)
-    claimed: list[tuple[str, float]] = []
+def claim_all(database_url: str) -> tuple[list[tuple[str, float]], int]:
+    """Claim until nothing is left: ids, seconds of each, and how often one had to be repeated."""
+    database, claimed, refused = Database(database_url), list[tuple[str, float]](), 0
+    worker_id, began = f"w{os.getpid()}", time.perf_counter()
     while True:
-        began = time.perf_counter()
-        with database.transaction() as session:
-            row = claim(
-                session, Queue.TRAINER_LIGHT, worker_id=f"w{os.getpid()}", lease_seconds=600
-            )
+        try:
+            with database.transaction() as session:
+                row = claim(session, Queue.TRAINER_LIGHT, worker_id=worker_id, lease_seconds=600)
+        except UnavailableError:
+            refused += 1
+            time.sleep(random.uniform(0.0, CLAIM_PAUSE_SECONDS))
+            continue
         if row is None:
             database.close()
-            return claimed
+            return claimed, refused
         claimed.append((row.id, time.perf_counter() - began))
+        began = time.perf_counter()
+
+
+def race(database_url: str) -> ClaimReport:
+    """Let many processes claim the same jobs."""
+    began = time.perf_counter()
+    with ProcessPoolExecutor(CLAIMERS, mp_context=get_context("spawn")) as pool:
+        found = list(pool.map(claim_all, [database_url] * CLAIMERS))
+    elapsed = time.perf_counter() - began
+    claims = [one for claimed, _ in found for one in claimed]
+    counts = Counter(job_id for job_id, _ in claims)
+    return ClaimReport(
+        claimed=len(counts), claimed_twice=sum(number > 1 for number in counts.values()),
+        refused=sum(refused for _, refused in found), claims_per_second=len(claims) / elapsed,
+        claim=Latency.of([seconds for _, seconds in claims]),
+    )  # fmt: skip
 
 
 def run(database_url: str, folder: Path, requests: int, clients: int) -> Report:
-    """All of it on one database."""
+    """All of it on one database; each part prints what it has found."""
     database = Database(database_url)
     upgrade(database)
     add_queued(database, [""] * QUEUED_JOBS)
@@ -236,26 +301,16 @@ def run(database_url: str, folder: Path, requests: int, clients: int) -> Report:
     api = Api(database_url, folder)
     api.start()
     try:
-        list_page, _ = measure(f"{api.url}/v1/jobs?limit=50", requests)
-        queued_page, _ = measure(f"{api.url}/v1/jobs?state=queued&limit=50", requests)
-        curve, points = measure(f"{api.url}/v1/jobs/{curve_job}/metrics?max_points=2000", requests)
-        seen, events, reconnects = stream(database, api, clients)
+        pages = read_pages(api.url, curve_job, requests)
+        show_pages(pages)
+        followed = stream(database, api, clients)
+        show_stream(followed)
     finally:
         api.kill()
-    began = time.perf_counter()
-    with ProcessPoolExecutor(CLAIMERS, mp_context=get_context("spawn")) as pool:
-        claims = [one for found in pool.map(claim_all, [database_url] * CLAIMERS) for one in found]
-    seconds = time.perf_counter() - began
-    database.close()
-    counts = Counter(job_id for job_id, _ in claims)
-    return Report(
-        list_page=list_page, queued_page=queued_page, curve=curve, curve_points=points,
-        clients=clients, events=events, reconnects=reconnects,
-        events_missed=sum(len(set(range(1, events + 1)) - set(one)) for one in seen),
-        events_repeated=sum(len(one) - len(set(one)) for one in seen),
-        claimed=len(counts), claimed_twice=sum(n > 1 for n in counts.values()),
-        claims_per_second=len(claims) / seconds, claim=Latency.of([s for _, s in claims]),
-    )  # fmt: skip
+        database.close()
+    claims = race(database_url)
+    show_claims(claims)
+    return Report(pages=pages, stream=followed, claims=claims)
 
 
 @contextmanager
@@ -271,31 +326,41 @@ def postgresql(_folder: Path) -> Iterator[str]:
         yield url
 
 
-def show(name: str, report: Report) -> bool:
-    """Print a database's figures; return whether the counts are what they must be."""
-    print(f"\n{name}")
+def show_pages(report: PageReport) -> None:
+    """Print how long answers take, beside what is allowed."""
+    curve = f"curve ({report.curve_points} of {POINTS} points)"
     for title, latency, bound in (
-        ("page of jobs", report.list_page, LIST_BOUND_MS),
-        ("page of queued jobs", report.queued_page, LIST_BOUND_MS),
-        (f"curve ({report.curve_points} of {POINTS} points)", report.curve, METRICS_BOUND_MS),
+        ("page of jobs", report.jobs, LIST_BOUND_MS),
+        ("page of queued jobs", report.queued_jobs, LIST_BOUND_MS),
+        (curve, report.curve, METRICS_BOUND_MS),
     ):
         ratio = latency.p99 / bound
-        print(
+        say(
             f"  {title:34} p50 {latency.p50:6.1f} ms   p99 {latency.p99:6.1f} ms   "
             f"{ratio:.2f} of the {bound:.0f} ms allowed"
         )
-    print(
-        f"  {report.clients} clients, {report.events} events, API killed once: "
-        f"{report.events_missed} missed, {report.events_repeated} repeated, "
-        f"{report.reconnects} failed connections"
+
+
+def show_stream(report: StreamReport) -> None:
+    """Print what was missed."""
+    say(
+        f"  {report.clients} clients, {report.events} events, API killed once: {report.missed} "
+        f"missed, {report.repeated} repeated, {report.reconnects} failed connections"
     )
-    print(
-        f"  {CLAIMERS} claimers, {report.claimed} jobs: {report.claimed_twice} claimed twice, "
-        f"{report.claims_per_second:.0f} a second, p50 {report.claim.p50:.1f} ms, "
-        f"p99 {report.claim.p99:.1f} ms"
+
+
+def show_claims(report: ClaimReport) -> None:
+    """Print who got what."""
+    say(
+        f"  {CLAIMERS} claimers, {report.claimed} of {CLAIMED_JOBS} jobs: {report.claimed_twice} "
+        f"claimed twice, {report.refused} busy, {report.claims_per_second:.0f} a second, "
+        f"p50 {report.claim.p50:.1f} ms, p99 {report.claim.p99:.1f} ms"
     )
-    wrong = (report.events_missed, report.events_repeated, report.claimed_twice)
-    return wrong == (0, 0, 0) and report.claimed == CLAIMED_JOBS
+
+
+def say(text: str) -> None:
+    """Print at once: whoever waits wants to see that it goes on."""
+    print(text, flush=True)
 
 
 def main() -> int:
@@ -304,24 +369,31 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--clients", type=int, default=200)
     options = parser.parse_args()
-    results, good = {}, True
+    results: dict[str, object] = {}
+    good = True
     for name, opened in (("SQLite", sqlite), ("PostgreSQL", postgresql)):
+        say(f"\n{name}")
         with tempfile.TemporaryDirectory() as folder:
             try:
                 with opened(Path(folder)) as url:
                     report = run(url, Path(folder), options.requests, options.clients)
             except CannotStartError as error:
-                print(f"\n{name}: not measured, {error}")
+                say(f"  not measured, {error}")
                 continue
-        good = show(name, report) and good
+        good = report.is_good and good
         results[name] = asdict(report)
+        write(results)
+    return 0 if good else 1
+
+
+def write(databases: dict[str, object]) -> None:
+    """Keep what has been measured so far."""
     document = {
         "code_version": code_version(), "at": utc_now().isoformat(timespec="seconds"),
         "cpus": os.cpu_count(), "queued_jobs": QUEUED_JOBS, "points": POINTS,
-        "databases": results,
+        "databases": databases,
     }  # fmt: skip
     write_bytes(RESULT, json.dumps(document, indent=2).encode() + b"\n")
-    return 0 if good else 1
 
 
 if __name__ == "__main__":
