@@ -68,6 +68,8 @@ class Script:
     """End as a program whose disk does not even take the line that explains it."""
     ignore_stop: bool = False
     """Do not obey."""
+    linger: float = 0.0
+    """Seconds between the last line and the end of a training process."""
     skip_output: bool = False
     """End well without the last checkpoint or output."""
     patient: bool = False
@@ -100,7 +102,9 @@ def main(run: RunFile, reporter: Reporter, stop: StopSignal) -> ExitCode:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
         Path(script.gate).with_name("stranger").write_text(str(child.pid))
     if isinstance(run.spec, TrainingOptions):
-        return _train(run, script, reporter, stop)
+        code = _train(run, script, reporter, stop)
+        time.sleep(script.linger)
+        return code
     return _put_out(run, script, reporter, stop)
 
 

@@ -20,7 +20,7 @@ from shared.base.version import code_version
 from shared.contracts.jobs import SPEC_OF_KIND
 from shared.contracts.manifest import REPORT_MD
 from shared.contracts.names import FailureCode
-from shared.contracts.progress import FailedLine, NoticeLine, OutputLine, PhaseLine
+from shared.contracts.progress import CheckpointLine, FailedLine, NoticeLine, OutputLine, PhaseLine
 from shared.contracts.run_file import RunFile
 from shared.contracts.specs import Spec
 from shared.contracts.training_specs import TrainingOptions
@@ -316,12 +316,17 @@ class Supervisor:
 
     def _announced(self) -> Announced:
         return Announced(
-            checkpoint=lambda line: self._spool.offer(line),
+            checkpoint=self._take_checkpoint,
             output=self._output_lines.append,
             failed=self._note_failed,
             seen=self._watchdog.saw,
             written=lambda: self._workshop.changed(self._job.id),
         )
+
+    def _take_checkpoint(self, line: CheckpointLine) -> None:
+        if line.meta.final or self.control.requested is not None:
+            self._watchdog.expect_end()
+        self._spool.offer(line)
 
     def _note_failed(self, line: FailedLine) -> None:
         self._failed_line = line

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from statistics import median
 
 from shared.base.settings import Settings
-from shared.contracts.progress import CheckpointLine, PhaseLine, ProgressMessage
+from shared.contracts.progress import PhaseLine, ProgressMessage
 from shared.jobs.timing import COMPILE_SILENCE_SECONDS, LONG_SILENCE_SECONDS, SILENCE_SECONDS
 
 PACED_PHASES = frozenset({"training", "evaluating"})
 """Phases in which lines come at a regular pace: with micro-batches, with evaluation windows."""
 COMPILE_PHASE = "compile"
 ENDING_PHASE = "ending"
-"""Nothing is told after the last checkpoint: the process has only to leave, on a busy machine
-slowly."""
+"""The last checkpoint is written and the process has only to leave: on a busy machine slowly, and
+without a word."""
 GAPS_KEPT = 20
 GAPS_NEEDED = 3
 """With fewer gaps seen there is no usual one."""
@@ -42,12 +42,14 @@ class Watchdog:
         now = self._clock()
         if isinstance(line, PhaseLine):
             self._phase = line.phase
-        elif isinstance(line, CheckpointLine) and line.meta.final:
-            self._phase = ENDING_PHASE
         elif self._phase in PACED_PHASES:
             self._gaps.append(now - self._last_line)
         self._last_line = self._last_look = now
         self.silence = 0.0
+
+    def expect_end(self) -> None:
+        """Nothing more need be told."""
+        self._phase = ENDING_PHASE
 
     @property
     def budget(self) -> float:

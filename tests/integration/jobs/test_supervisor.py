@@ -210,6 +210,14 @@ def test_hung_process_is_found_out_killed_and_tried_again(tmp_path: Path) -> Non
     bench.database.close()
 
 
+def test_process_that_leaves_slowly_after_its_last_checkpoint_is_not_hung(tmp_path: Path) -> None:
+    bench = JobBench.create(tmp_path / "data", time_factor=0.03)  # 3.6 s of silence while it trains
+    bench.add_train_job(Script(steps=6, save_every=100, linger=4.5))
+    row = bench.supervise()
+    assert (row.state, row.attempt, row.stalls) == (JobState.SUCCEEDED, 1, 0)
+    bench.database.close()
+
+
 def test_stale_token_kills_the_process_and_writes_nothing(bench: JobBench, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     job_id = bench.add_train_job(Script(steps=6, hold_at=3, gate=str(gate)))

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from shared.base.settings import Settings
-from shared.contracts.progress import CheckpointLine, PhaseLine, ProgressLine
+from shared.contracts.progress import PhaseLine, ProgressLine
 from shared.jobs.worker.watchdog import Watchdog
-from tests.support.rows import checkpoint_meta
 
 
 @dataclass
@@ -86,13 +85,14 @@ def test_evaluating_is_paced_as_training_is() -> None:
     assert watchdog.budget == 250
 
 
-@pytest.mark.parametrize(("final", "budget"), [(False, 120), (True, 1800)])
-def test_after_the_last_checkpoint_there_is_no_pace(final: bool, budget: float) -> None:
+def test_process_that_leaves_has_no_pace() -> None:
     clock = Clock()
     watchdog = Watchdog(Settings(), clock)
     train_steps(watchdog, clock, [1, 1, 1])
-    watchdog.saw(CheckpointLine(path="/spool/step-3", meta=checkpoint_meta(3, final=final)))
-    assert watchdog.budget == budget
+    watchdog.expect_end()
+    assert watchdog.budget == 1800
+    watchdog.saw(ProgressLine(step=4, total_steps=100))
+    assert watchdog.budget == 1800
 
 
 def test_time_in_which_we_slept_ourselves_hardly_counts() -> None:
