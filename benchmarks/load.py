@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -53,6 +53,7 @@ from tests.support.s3_servers import free_port
 RESULT = Path(__file__).parent / "results" / "load.json"
 QUEUED_JOBS, POINTS, CHUNK = 10_000, 100_000, 1000
 CLAIMERS, CLAIMED_JOBS = 8, 2000
+START_SECONDS = 300
 CLAIM_PAUSE_SECONDS = 0.5
 """At most, before a claim is repeated."""
 EVENT_BATCHES, BATCH = 150, 10
@@ -140,15 +141,14 @@ class Api:
             [sys.executable, "-m", "services.api"],
             env=self._environment, stdout=self._log, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{self.url}/health/ready", trust_env=False).status_code == 200:
+            with suppress(httpx.TransportError):  # it does not listen yet
+                answer = httpx.get(f"{self.url}/health/ready", trust_env=False, timeout=60)
+                if answer.status_code == 200:
                     return
-            except httpx.TransportError:
-                pass  # it does not listen yet
             time.sleep(0.1)
-        raise TimeoutError("the API is not ready after 120 s")
+        raise TimeoutError(f"the API is not ready after {START_SECONDS} s")
 
     def kill(self) -> None:
         """kill -9."""
