@@ -28,6 +28,7 @@ import transformers
 
 from benchmarks.generate import load, random_model, with_cache
 from services.inference.loaded_model import LoadedModel
+from services.inference.matrix import lay_out
 from services.inference.runtime import open_runtime
 from shared.base.files import write_bytes
 from shared.base.settings import Settings
@@ -92,18 +93,18 @@ def llama_cpp(gguf: Path, threads: int, new_tokens: int) -> Engine:
 
 
 def bound(config: ModelConfig, batch: int, runs: int) -> float:
-    """Tokens/s if a step were its matrix products alone, weights stored K-major."""
+    """Tokens/s if a step were its matrix products alone, laid out as the engine's."""
     width, hidden = config.d_model, config.d_ff
     layer = [(width, 3 * width), (width, width), (width, hidden), (hidden, width)]
-    weights = [torch.randn(shape) for shape in [*layer * config.num_layers]]
-    weights.append(torch.randn(width, config.vocab_size))
+    shapes = [*layer * config.num_layers, (width, config.vocab_size)]
+    matrices = [(inner, lay_out(torch.randn(out, inner))) for inner, out in shapes]
     inputs = {size: torch.randn(batch, size) for size in {width, hidden}}
     seconds = []
     with torch.inference_mode():
         for _ in range(10 * runs):
             start = time.perf_counter()
-            for weight in weights:
-                _ = inputs[weight.shape[0]] @ weight
+            for inner, matrix in matrices:
+                matrix(inputs[inner])
             seconds.append(time.perf_counter() - start)
     return batch / statistics.median(seconds)
 

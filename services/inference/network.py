@@ -1,8 +1,7 @@
 """A transformer's forward pass over a packed batch with a key/value cache.
 
-Weights are stored K-major, so that a layer is `x @ W` with W (in, out): on the CPU, products with
-few rows run up to twice as fast that way as `F.linear` on (out, in). The tied head is a transposed
-copy. q, k and v are one product, and so are gate and up of the `llama` family. Knows no request.
+Matrices are laid out for the device (see `matrix`), so that the tied head is a copy. q, k and v are
+one product, and so are gate and up of the `llama` family. Knows no request.
 Shapes: N tokens of all rows, d = d_model, H heads of K, V = vocab_size, S sampled rows.
 """
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from services.inference.attention import StepAttention
 from services.inference.kv_cache import KVCache
+from services.inference.matrix import Matrix, lay_out
 from shared.base.errors import IntegrityError
 from shared.contracts.model_config import ModelConfig
 from shared.model.rope import rope_tables
@@ -40,12 +40,12 @@ class PackedBatch:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
     attention_norm: Tensor
-    qkv: Tensor
-    out: Tensor
+    qkv: Matrix
+    out: Matrix
     mlp_norm: Tensor
-    up: Tensor
-    """(d, d_ff), or gate and up side by side (d, 2 * d_ff)."""
-    down: Tensor
+    up: Matrix
+    """d to d_ff, or gate and up side by side, d to 2 * d_ff."""
+    down: Matrix
 
 
 class Network:
@@ -66,7 +66,7 @@ class Network:
         self._layers = [_load_layer(weights, config, n) for n in range(config.num_layers)]
         self._norm = weights.vector("model.norm.weight", config)
         head = "model.embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"
-        self._head = weights.k_major((head,), config.vocab_size, config.d_model)
+        self._head = weights.matrix((head,), config.vocab_size, config.d_model)
         cos, sin = rope_tables(config, device=device)
         self._cos = torch.cat((cos, cos), dim=-1).to(dtype)[:, None]
         self._sin = torch.cat((-sin, sin), dim=-1).to(dtype)[:, None]
@@ -74,11 +74,13 @@ class Network:
     @property
     def num_bytes(self) -> int:
         """Memory of all weights."""
-        tensors = [self._embedding, self._norm, self._head]
+        tensors, matrices = [self._embedding, self._norm], [self._head]
         for layer in self._layers:
-            tensors += [layer.attention_norm, layer.qkv, layer.out]
-            tensors += [layer.mlp_norm, layer.up, layer.down]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            tensors += [layer.attention_norm, layer.mlp_norm]
+            matrices += [layer.qkv, layer.out, layer.up, layer.down]
+        return sum(one.numel() * one.element_size() for one in tensors) + sum(
+            matrix.num_bytes for matrix in matrices
+        )
 
     @torch.inference_mode()
     def forward(self, batch: PackedBatch, cache: KVCache) -> Tensor:
@@ -89,11 +91,11 @@ class Network:
         x = F.embedding(batch.ids, self._embedding)
         cos, sin = self._cos[batch.positions], self._sin[batch.positions]
         for number, layer in enumerate(self._layers):
-            x.addmm_(self._attend(x, layer, number, cos, sin, batch, cache), layer.out)
-            x.addmm_(self._feed_forward(x, layer), layer.down)
+            layer.out.add_to(x, self._attend(x, layer, number, cos, sin, batch, cache))
+            layer.down.add_to(x, self._feed_forward(x, layer))
         if batch.sampled is not None:
             x = x[batch.sampled]
-        return (self._normalize(x, self._norm) @ self._head).float()
+        return self._head(self._normalize(x, self._norm)).float()
 
     def _attend(
         self,
@@ -106,7 +108,7 @@ class Network:
         cache: KVCache,
     ) -> Tensor:
         heads, head_dim = self.config.num_heads, self.config.head_dim
-        qkv = self._normalize(x, layer.attention_norm) @ layer.qkv
+        qkv = layer.qkv(self._normalize(x, layer.attention_norm))
         qkv = qkv.view(-1, 3 * heads, head_dim)
         turned, v = _turn(qkv[:, : 2 * heads], cos, sin), qkv[:, 2 * heads :]
         cache.write(number, batch.cache_rows, turned[:, heads:], v)
@@ -114,7 +116,7 @@ class Network:
         return mixed.reshape(-1, heads * head_dim)
 
     def _feed_forward(self, x: Tensor, layer: _Layer) -> Tensor:
-        hidden = self._normalize(x, layer.mlp_norm) @ layer.up
+        hidden = layer.up(self._normalize(x, layer.mlp_norm))
         if self.config.family == "llama":
             gate, up = hidden.chunk(2, dim=-1)
             return F.silu(gate) * up
@@ -150,10 +152,10 @@ class _Weights:
     def vector(self, name: str, config: ModelConfig) -> Tensor:
         return self._take(name, (config.d_model,)).to(self._device, self._dtype)
 
-    def k_major(self, names: tuple[str, ...], out: int, width: int) -> Tensor:
-        """Matrices (out, width) side by side as one (width, len(names) * out)."""
+    def matrix(self, names: tuple[str, ...], out: int, width: int) -> Matrix:
+        """Matrices (out, width) as one, of `width` to len(names) * out."""
         joined = torch.cat([self._take(name, (out, width)) for name in names])
-        return joined.to(self._device, self._dtype).t().contiguous()
+        return lay_out(joined.to(self._device, self._dtype))
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         tensor = self._state.get(name)
@@ -175,9 +177,9 @@ def _load_layer(weights: _Weights, config: ModelConfig, number: int) -> _Layer:
     inputs = ("gate", "up") if gated else ("up",)
     return _Layer(
         attention_norm=weights.vector(f"{prefix}input_layernorm.weight", config),
-        qkv=weights.k_major(projections, d_model, d_model),
-        out=weights.k_major((f"{attention}o_proj.weight",), d_model, d_model),
+        qkv=weights.matrix(projections, d_model, d_model),
+        out=weights.matrix((f"{attention}o_proj.weight",), d_model, d_model),
         mlp_norm=weights.vector(f"{prefix}post_attention_layernorm.weight", config),
-        up=weights.k_major(tuple(f"{mlp}{name}_proj.weight" for name in inputs), d_ff, d_model),
-        down=weights.k_major((f"{mlp}down_proj.weight",), d_model, d_ff),
+        up=weights.matrix(tuple(f"{mlp}{name}_proj.weight" for name in inputs), d_ff, d_model),
+        down=weights.matrix((f"{mlp}down_proj.weight",), d_model, d_ff),
     )
