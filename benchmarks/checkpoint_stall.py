@@ -5,8 +5,11 @@
 The real loop, snapshot, writer and folder, on synthetic tokens. After every few steps a checkpoint
 is taken; when its folder is there, another process stores it as the supervisor would (digests, and
 a copy in a local object store). Printed: how long training stops for one (snapshot copied, writing
-goes on beside it), how long it would stop if it wrote the folder itself, and step times while a
-checkpoint is being written or uploaded beside those in between. Two shared cores decide the latter.
+goes on beside it), and the part in which its one thread computes, which is what stays on an idle
+machine; beside them the time that one copy of as many bytes in one piece takes just before;
+how long it also waits for the one before, as checkpoints follow closely here; how long it would
+stop if it wrote the folder itself; and step times while a checkpoint is being written or uploaded
+beside those in between. Two shared cores decide the latter.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from shared.base.files import write_bytes
 from shared.base.version import code_version
 from shared.contracts.model_config import ModelConfig
 from shared.jobs.program import publish_folder
+from shared.text.tokenizer import Tokenizer
 
 RESULT = Path(__file__).parent / "results" / "checkpoint_stall.json"
 UPLOAD = """
@@ -59,21 +63,40 @@ class Saves:
     folder: Path
     snapshot: Snapshot
     writer: CheckpointWriter
+    tokenizer: Tokenizer = field(default_factory=byte_tokenizer)
     stalls: list[float] = field(default_factory=list)
+    computing: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    bounds: list[float] = field(default_factory=list)
     blocking: list[float] = field(default_factory=list)
     uploads: list[subprocess.Popen[bytes]] = field(default_factory=list)
     writing: bool = False
+
+    def __post_init__(self) -> None:
+        kept = (*self.snapshot.weights.values(), *self.snapshot.optimizer_state.values())
+        self.source = torch.ones(sum(tensor.numel() for tensor in kept))
+        self.target = torch.zeros_like(self.source)
 
     def save(self, position: Position, best: bool, final: bool) -> None:
         """As a training session does it."""
         del best, final
         began = time.perf_counter()
         self.writer.wait()
+        self.waits.append(time.perf_counter() - began)
+        self.bounds.append(self.copied_in_one_piece())
+        began, computed = time.perf_counter(), time.thread_time()
         self.snapshot.take(position.step)
         state = self.state(position)
         self.writing = True
         self.writer.start(lambda: self.write(self.folder / f"step-{position.step}", state))
         self.stalls.append(time.perf_counter() - began)
+        self.computing.append(time.thread_time() - computed)
+
+    def copied_in_one_piece(self) -> float:
+        """Seconds to copy as many bytes as the snapshot has, which nothing can undercut."""
+        began = time.perf_counter()
+        self.target.copy_(self.source)
+        return time.perf_counter() - began
 
     def write(self, folder: Path, state: TrainerState) -> None:
         """In the writer's thread."""
@@ -83,7 +106,7 @@ class Saves:
             config=self.run.config,
             snapshot=self.snapshot,
             state=state,
-            tokenizer=byte_tokenizer(),
+            tokenizer=self.tokenizer,
             publish=publish_folder,
         )
         self.blocking.append(time.perf_counter() - began)
@@ -97,7 +120,7 @@ class Saves:
         return make_state(
             position,
             stage="pretrain",
-            tokenizer=byte_tokenizer(),
+            tokenizer=self.tokenizer,
             tokens_id="synthetic",
             spec={},
             code_version=code_version(),
@@ -130,8 +153,15 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         trainer(run, saves, options, after_a_step).run()
     for process in saves.uploads:
         process.wait()
-    return {"stalls": saves.stalls, "writes": saves.blocking, "busy": steps[True],
-            "idle": steps[False]}  # fmt: skip
+    return {
+        "stalls": saves.stalls,
+        "computing": saves.computing,
+        "bounds": saves.bounds,
+        "waits": saves.waits,
+        "writes": saves.blocking,
+        "busy": steps[True],
+        "idle": steps[False],
+    }
 
 
 def trainer(run: SyntheticRun, saves: Saves, options: argparse.Namespace, look: Any) -> Trainer:
@@ -184,6 +214,12 @@ def main() -> None:
     rows = {
         "training stops for a checkpoint, median ms": 1000 * statistics.median(found["stalls"]),
         "training stops for a checkpoint, longest ms": 1000 * max(found["stalls"]),
+        "of which this thread computes, median ms": 1000 * statistics.median(found["computing"]),
+        "one copy of as many bytes, median ms": 1000 * statistics.median(found["bounds"]),
+        "stops over that, median": statistics.median(
+            stall / bound for stall, bound in zip(found["stalls"], found["bounds"], strict=True)
+        ),
+        "longest wait for the checkpoint before ms": 1000 * max(found["waits"]),
         "writing the folder (beside training) ms": 1000 * statistics.median(found["writes"]),
         "median step, nothing beside, ms": 1000 * idle,
         "median step beside, over that": statistics.median(busy) / idle if busy else None,

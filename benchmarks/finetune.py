@@ -53,7 +53,7 @@ OURS: dict[str, Any] = {
 RECIPES: dict[str, dict[str, Any]] = {
     "reference, loss on all tokens": {**REFERENCE, "loss_on": "all", "epochs": REFERENCE_EPOCHS},
     "ours, all tokens, lr 3e-4": {**OURS, "loss_on": "all", "lr": 3e-4, "min_lr": 3e-5},
-    "ours, all tokens, lr 1e-3": {**OURS, "loss_on": "all", "lr": 1e-3, "min_lr": 1e-4},
+    "ours, all tokens, lr 1.5e-4": {**OURS, "loss_on": "all", "lr": 1.5e-4, "min_lr": 1.5e-5},
     "ours, assistant's tokens, lr 3e-4": {**OURS, "lr": 3e-4, "min_lr": 3e-5},
     "ours, assistant's tokens, lr 1e-3": {**OURS, "lr": 1e-3, "min_lr": 1e-4},
     "reference, assistant's tokens": {**REFERENCE, "epochs": REFERENCE_EPOCHS},
