@@ -43,6 +43,7 @@ def test_a_chat_model_answers_piece_by_piece(trained: Trained, tab: Tab) -> None
     sent = sent_bodies(page)
     buttons = page.get_by_role("group", name="Examples").get_by_role("button")
     expect(buttons).to_have_text(EXAMPLES)
+    page.get_by_label("Tokens at most").fill("16")  # two turns have to fit into 64 tokens
     page.evaluate(COUNT_CHANGES)
     buttons.filter(has_text="Hello").click()
     answer = page.locator("[data-turn=model]")

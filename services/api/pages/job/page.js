@@ -56,12 +56,13 @@ function Standing({ job, series, trains }) {
   const tiles = trains ? trainingTiles(job, series) : [];
   const left = job.state === "running" && job.progress.eta_seconds !== null ? `${remaining(job.progress.eta_seconds)} left` : "";
   const waits = { waiting: "Waits until its inputs are there.", queued: "Waits for a free worker.", paused: "Paused. It goes on from its checkpoint." }[job.state];
+  const done = [(!waits || job.progress.step > 0) && stepText(job), waits].filter(Boolean).join(" · ");
   return html`
     <section class="card" aria-label="Progress">
       <div class="card-body stack">
         <${Meter} job=${job} label="Progress" />
         <div class="row between">
-          <span class="number">${waits ?? stepText(job)}${job.state === "running" && job.progress.phase && html` <span class="muted">· ${job.progress.phase}</span>`}</span>
+          <span class="number">${done}${job.state === "running" && job.progress.phase && html` <span class="muted">· ${job.progress.phase}</span>`}</span>
           <span class="muted number">${[duration(elapsed(job, now)), left].filter((text) => text && text !== "–").join(" · ")}</span>
         </div>
         ${tiles.length > 0 && html`<dl class="tiles">${tiles.map(([label, value, note]) => html`
