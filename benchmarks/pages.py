@@ -26,7 +26,7 @@ PAGES = {
     "jobs": ("jobs", "tr[data-job]"),
     "job, 100,000 points": ("jobs/{job}", "[data-chart=Loss] canvas"),
     "new job": ("new?recipe=quickstart", "[data-job-key]"),
-    "data": ("data", "text=No data yet"),
+    "data": ("data", "section[aria-label=Datasets] tbody tr"),
     "workers": ("workers", "text=Queue"),
 }
 PEER = "/health/live"
