@@ -68,17 +68,19 @@ def submit_all(session: Session, jobs: dict[str, Any]) -> dict[str, JobRow]:
     return {str(job.pipeline_key): job for job in jobs_of_pipelines(session, [row.id])}
 
 
-def claim_next(session: Session, queue: Queue = Queue.TOKENIZER) -> JobRow:
+def claim_next(
+    session: Session, queue: Queue = Queue.TOKENIZER, *, lease_seconds: float = LEASE
+) -> JobRow:
     """Claim the next job of a queue; there must be one."""
-    row = claim(session, queue, worker_id="worker-1", lease_seconds=LEASE)
+    row = claim(session, queue, worker_id="worker-1", lease_seconds=lease_seconds)
     assert row is not None
     return row
 
 
-def claim_job(session: Session, row: JobRow) -> JobRow:
+def claim_job(session: Session, row: JobRow, *, lease_seconds: float = LEASE) -> JobRow:
     """Claim this job, whichever else is queued."""
     session.execute(update(JobRow).where(JobRow.id == row.id).values(priority=100))
-    claimed = claim_next(session, QUEUE_OF_KIND[row.kind])
+    claimed = claim_next(session, QUEUE_OF_KIND[row.kind], lease_seconds=lease_seconds)
     assert claimed.id == row.id
     return claimed
 

@@ -19,6 +19,7 @@ from shared.db.repositories import checkpoints
 from shared.db.tables import JobRow
 from shared.jobs.life.lifecycle import succeed
 from shared.jobs.queue import WakeSender, make_celery
+from shared.jobs.timing import LEASE_SECONDS
 from tests.faults.history import check_history, claims_of, result_of
 from tests.faults.trial import Trial
 from tests.support.rows import INGEST, claim_job, dataset_meta, finished_output, submit
@@ -148,10 +149,13 @@ def _hang(trial: Trial, job_id: str) -> None:
 
 def cancel_races_completion(trial: Trial) -> None:
     """F16: whoever wins, the job ends once, and the answer to the user agrees with the row."""
+    # As long as the platform's own: a longer one looks as if the clock had been set back.
+    lease = LEASE_SECONDS * trial.scale.time_factor
     with ThreadPoolExecutor(2) as pool:
         for _ in range(trial.scale.races):
             with trial.cluster.database.transaction() as session:
-                job = claim_job(session, submit(session, INGEST | {"fresh": True}))
+                job = submit(session, INGEST | {"fresh": True})
+                job = claim_job(session, job, lease_seconds=lease)
             trial.ledger.jobs += 1
             ending = pool.submit(_succeed, trial, job)
             answered = pool.submit(_cancel_by_api, trial, job.id).result()
