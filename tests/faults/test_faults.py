@@ -21,7 +21,7 @@ ONE_MACHINE = (
 )  # fmt: skip
 SERVERS = (
     catalogue.WORKER_KILLED, catalogue.KILLED_IN_COMMIT, catalogue.WORKER_FROZEN,
-    catalogue.DATABASE_RESTARTED, catalogue.PARTITIONED,
+    catalogue.DATABASE_RESTARTED,
 )  # fmt: skip
 
 
