@@ -1,7 +1,7 @@
 """One training job a GPU: a lock file per GPU, named by its UUID, that ends with its process.
 
 Trainers that share the folder (several slots, several containers of one machine) may all see all
-GPUs: each job takes the first that is free and waits while there is none. Knows no torch.
+GPUs: each job takes the first that are free and waits while there are too few. Knows no torch.
 """
 
 from __future__ import annotations
@@ -18,43 +18,73 @@ POLL_SECONDS = 0.5
 SIGN_OF_LIFE_SECONDS = 30.0
 """While it waits, a job says so this often, or it would be taken for hung."""
 WAITING_PHASE = "waiting for a GPU"
+GATE = "gate.lock"
+"""Held while a job looks for GPUs: two that want several could each find a part taken for ever."""
 
 
-def lock_gpu(
-    folder: Path,
-    uuids: Sequence[str],
-    *,
-    report: Callable[[ProgressMessage], None],
-    stopping: Callable[[], bool],
-) -> int | None:
-    """Lock one of the GPUs until this process ends and return its index in `uuids`.
+def lock_gpus(folder: Path, uuids: Sequence[str], count: int) -> list[int]:
+    """Lock `count` of the GPUs until this process ends; return their indices in `uuids`.
 
-    Waits while others hold all of them; returns None when `stopping` says so before one is free.
+    All or nothing: while fewer are free, none is held and the list is empty.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    held: dict[int, int] = {}
+    gate = _open(folder / GATE)
+    try:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        for index, uuid in enumerate(uuids):
+            if len(held) < count and (descriptor := _try(folder / f"{uuid}.lock")) is not None:
+                held[index] = descriptor
+        if len(held) == count:
+            return list(held)  # the descriptors stay open, and with them the locks
+        for descriptor in held.values():
+            os.close(descriptor)
+        return []
+    finally:
+        os.close(gate)
+
+
+def wait_for_gpus(
+    attempt: Callable[[], list[int]],
+    *,
+    taken: str,
+    report: Callable[[ProgressMessage], None],
+    stopping: Callable[[], bool],
+) -> list[int]:
+    """Repeat `attempt` until it yields; an empty list when `stopping` says so before.
+
+    Reports the sentence `taken` once, if there is something to wait for.
+    """
     last_sign = 0.0
-    while (index := _try_each(folder, uuids)) is None and not stopping():
+    while not (indices := attempt()) and not stopping():
         if not last_sign:
-            report(NoticeLine(message=_all_taken(folder, len(uuids))))
+            report(NoticeLine(message=taken))
         if time.monotonic() - last_sign >= SIGN_OF_LIFE_SECONDS:
             last_sign = time.monotonic()
             report(PhaseLine(phase=WAITING_PHASE))
         time.sleep(POLL_SECONDS)
-    return index
+    return indices
 
 
-def _try_each(folder: Path, uuids: Sequence[str]) -> int | None:
-    for index, uuid in enumerate(uuids):
-        descriptor = os.open(folder / f"{uuid}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-        else:
-            return index  # the descriptor stays open, and with it the lock, until we end
-    return None
+def all_taken(folder: Path, wanted: int, seen: int) -> str:
+    """Why a job waits."""
+    if seen == 1:
+        return f"The GPU is taken by another training job (locks in {folder}); this one waits."
+    return (
+        f"Fewer than {wanted} of {seen} GPUs are free of other training jobs (locks in {folder}); "
+        "this one waits."
+    )
 
 
-def _all_taken(folder: Path, num_gpus: int) -> str:
-    which = "The GPU is" if num_gpus == 1 else f"All {num_gpus} GPUs are"
-    return f"{which} taken by other training jobs (locks in {folder}); this one waits."
+def _try(path: Path) -> int | None:
+    descriptor = _open(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -13,7 +13,7 @@ import torch
 from services.trainer.device import cap_gpu_memory, choose_device
 from services.trainer.evaluation import evaluate
 from services.trainer.export import export
-from services.trainer.gpu_lock import lock_gpu
+from services.trainer.gpu_lock import all_taken, lock_gpus, wait_for_gpus
 from services.trainer.loop import Outcome
 from services.trainer.take_in import take_in
 from services.trainer.team import ALONE, Team, agreed
@@ -68,10 +68,6 @@ def main(run: RunFile, reporter: Reporter, stop: StopSignal) -> ExitCode:
         raise JobFailedError(
             f"The trainer does not know jobs of kind {run.kind}.", code=FailureCode.BAD_SPEC
         )
-    if choose_device(spec.device).type == "cpu":
-        os.nice(NICENESS)
-    elif not _take_gpu(run, spec.num_gpus, reporter, alone):
-        return _code_of(alone)
     if spec.num_gpus == 1:
         return _train(run, spec, reporter, alone)
     return _train_together(run, spec, reporter, stop)
@@ -81,6 +77,10 @@ def _train(
     run: RunFile, spec: TrainSpec | FinetuneSpec, reporter: Reporter, interruption: _Interruption
 ) -> ExitCode:
     team = interruption.team
+    if choose_device(spec.device).type == "cpu":
+        os.nice(NICENESS)
+    elif not _take_gpus(run, reporter, interruption):
+        return _code_of(interruption)
     outside = Outside(
         report=reporter.send if team.leads else _say_nothing,
         publish=publish_folder,
@@ -107,22 +107,35 @@ def _say_nothing(_line: ProgressMessage) -> None:
     """The leading process of a team speaks for all."""
 
 
-def _take_gpu(run: RunFile, num_gpus: int, reporter: Reporter, interruption: _Interruption) -> bool:
-    """Lock a GPU and make it torch's; False when the job was asked to end before one was free."""
+def _take_gpus(run: RunFile, reporter: Reporter, interruption: _Interruption) -> bool:
+    """Lock a GPU for each process and make it torch's; False when asked to end before.
+
+    The leading process holds the locks of the whole team, which does not outlive it.
+    """
+    team = interruption.team
     uuids = [
         str(torch.cuda.get_device_properties(index).uuid)
         for index in range(torch.cuda.device_count())
     ]
-    if len(uuids) < num_gpus:
+    if len(uuids) < team.size:
         raise JobFailedError(
-            f"The job asks for {num_gpus} GPUs; this worker sees {len(uuids)}.",
+            f"The job asks for {team.size} GPUs; this worker sees {len(uuids)}.",
             code=FailureCode.BAD_SPEC,
             hint="Lower num_gpus, or set RYANGPT_GPU_SLOTS of the trainer to the GPUs it has.",
         )
-    index = lock_gpu(run.slot_locks, uuids, report=reporter.send, stopping=interruption.stopping)
-    if index is None:
+
+    def attempt() -> list[int]:
+        return team.told(lock_gpus(run.slot_locks, uuids, team.size) if team.leads else [])
+
+    indices = wait_for_gpus(
+        attempt,
+        taken=all_taken(run.slot_locks, team.size, len(uuids)),
+        report=reporter.send if team.leads else _say_nothing,
+        stopping=interruption.stopping,
+    )
+    if not indices:
         return False
-    torch.cuda.set_device(index)
+    torch.cuda.set_device(indices[team.rank])
     cap_gpu_memory(choose_device("cuda"), run.reserved_gpu_bytes)
     return True
 

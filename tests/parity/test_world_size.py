@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from services.trainer.checkpoint import read_state
+from services.trainer.gpu_lock import lock_gpus
 from services.trainer.loop import Outcome
 from shared.contracts.names import LAUNCHER, ExitCode
 from shared.contracts.progress import PROGRESS_LINE, CheckpointLine, MetricsLine, ProgressMessage
@@ -122,6 +123,55 @@ def test_two_stop_together_and_one_goes_on_where_they_were(
     assert sorted(rest) == list(range(state.step + 1, 401))
     first_ten = sorted(rest)[:10]
     assert [rest[s] for s in first_ten] == pytest.approx([expected[s] for s in first_ten], abs=1e-6)
+
+
+TEAM = """
+import os, sys, time
+from pathlib import Path
+from services.trainer.gpu_lock import lock_gpus, wait_for_gpus
+from services.trainer.team import Team
+from shared.base.process import die_with_parent
+die_with_parent()
+team, folder, uuids = Team.join(), Path(sys.argv[1]), ["GPU-a", "GPU-b", "GPU-c"]
+def attempt():
+    return team.told(lock_gpus(folder, uuids, 2) if team.leads else [])
+def waits(line):
+    (folder / f"waits-{os.environ['WHO']}-{team.rank}").touch()
+indices = wait_for_gpus(attempt, taken="", report=waits, stopping=lambda: False)
+(folder / f"has-{os.environ['WHO']}-{team.rank}").write_text(str(indices[team.rank]))
+time.sleep(3600)
+"""
+
+
+@pytest.mark.timeout(900)
+def test_of_two_teams_on_too_few_gpus_one_waits_and_holds_none(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    program = tmp_path / "team.py"
+    program.write_text(TEAM)
+    folder = tmp_path / "locks"
+    folder.mkdir()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    for who in "xy":
+        started.append(
+            subprocess.Popen(
+                [*launcher, "--nproc-per-node=2", str(program), str(folder)],
+                env={**os.environ, "OMP_NUM_THREADS": "1", "WHO": who},
+            )
+        )
+
+    def told(what: str) -> dict[str, str]:
+        return {path.name: path.read_text() for path in folder.glob(f"{what}-*")}
+
+    wait_until(lambda: (len(told("has")), len(told("waits"))) == (2, 2), "one team's GPUs")
+    (waiting,) = {name.split("-")[1] for name in told("waits")}
+    winner = "x" if waiting == "y" else "y"
+    assert told("has") == {f"has-{winner}-0": "0", f"has-{winner}-1": "1"}
+    assert lock_gpus(folder, ["GPU-c"], 1) == [0]
+    started["xy".index(winner)].terminate()
+    wait_until(lambda: len(told("has")) == 4, "the other team's GPUs")
+    assert told("has")[f"has-{waiting}-0"] == "0"
+    assert told("has")[f"has-{waiting}-1"] == "1"
 
 
 @pytest.mark.timeout(900)
