@@ -32,7 +32,7 @@ from services.inference.loaded_model import LoadedModel
 from services.inference.network import Network
 from services.inference.runtime import Runtime, open_runtime
 from services.inference.scheduler import Scheduler
-from services.inference.sequence import SamplingParams, Sequence
+from services.inference.sequence import Binding, SamplingParams, Sequence
 from shared.base.files import write_bytes
 from shared.base.settings import Settings
 from shared.base.version import code_version
@@ -96,7 +96,7 @@ def with_cache(
     contents = (b"",) * model.network.config.vocab_size
     sequences = [
         Sequence(
-            model=model,
+            binding=Binding(model),
             prompt=tuple(prompt),
             sampling=SamplingParams(max_tokens=new_tokens, seed=0, temperature=0.0),
             detokenizer=Detokenizer(contents),

@@ -1,4 +1,4 @@
-"""Versions that were replaced and still answer the requests that began with them."""
+"""Versions that were replaced and still answer the requests that have begun with them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ class ModelUsers(Protocol):
     def uses(self, model: LoadedModel) -> bool:
         """Whether any request is bound to `model`."""
 
+    def replace(self, old: LoadedModel, new: LoadedModel) -> None:
+        """Bind the requests that wait for `old` to `new`."""
+
     def retire(self, model: LoadedModel) -> None:
         """Fail the requests bound to `model`."""
 
@@ -22,8 +25,8 @@ class ModelUsers(Protocol):
 class Draining:
     """At most one replaced version a model: the next swap waits until it is free of requests.
 
-    So there are never more than three sets of weights of a model: draining, serving, loading. A
-    version that drains for longer than `seconds` has its last requests failed.
+    So requests compute with two sets of weights of a model at most, and one is loaded only where
+    no other drains. A version that drains for longer than `seconds` has its last requests failed.
     """
 
     def __init__(self, users: ModelUsers, *, seconds: float) -> None:
@@ -31,8 +34,9 @@ class Draining:
         self._seconds = seconds
         self._versions: dict[str, tuple[weakref.ref[LoadedModel], float]] = {}
 
-    def begin(self, model: LoadedModel) -> None:
-        """`model` has been replaced just now."""
+    def begin(self, model: LoadedModel, successor: LoadedModel) -> None:
+        """`model` has been replaced just now; what waits for it goes to its successor."""
+        self._users.replace(model, successor)
         self._versions[model.name] = (weakref.ref(model), time.monotonic() + self._seconds)
 
     def blocks(self, name: str) -> bool:

@@ -128,6 +128,15 @@ class Engine:
         with self._changed:
             return any(one.model is model for one in self._scheduler.sequences())
 
+    def replace(self, old: LoadedModel, new: LoadedModel) -> None:
+        """Let `new` answer the requests that wait for `old` and mean the same to both."""
+        if not new.understands(old):
+            return
+        with self._changed:
+            for one in self._scheduler.sequences():
+                if one.model is old and not one.binding.is_fixed:
+                    one.binding.model = new
+
     def retire(self, model: LoadedModel) -> None:
         """Fail the sequences that are bound to `model`."""
         with self._changed:
@@ -253,6 +262,9 @@ def _next_tokens(model: LoadedModel, rows: list[Row]) -> list[Drawn]:
         if row.samples
     ]
     with torch.inference_mode():
+        for row in rows:
+            if row.copies is not None:
+                model.cache.copy(row.copies, row.slot, row.start)
         logits = model.compute(batch)
         if any(row.scores_prompt for row in rows):
             logits = _score_prompts(logits, rows)

@@ -65,6 +65,13 @@ class KVCache:
         self.keys[layer].index_copy_(0, rows, k)
         self.values[layer].index_copy_(0, rows, v)
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make the first `length` entries of one slot those of another."""
+        context = self.shape.context_length
+        for layer in (*self.keys, *self.values):
+            slots = layer.view(self.num_slots, context, *layer.shape[1:])
+            slots[target, :length] = slots[source, :length]
+
 
 class KVCachePool:
     """One cache per shape, shared by all loaded models of that shape, freed after the last one."""

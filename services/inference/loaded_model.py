@@ -68,6 +68,14 @@ class LoadedModel:
         digest = self.pointer.manifest_sha256[:8]
         return f"{self.name}:{self.version}-{digest}-{self.attention.name}-{self.device.type}"
 
+    def understands(self, other: LoadedModel) -> bool:
+        """Whether a request that was prepared for `other` can be answered by this version."""
+        return (
+            self.tokenizer.sha256 == other.tokenizer.sha256
+            and self.stage == other.stage
+            and self.context_length == other.context_length
+        )
+
     def compute(self, rows: Sequence[BatchRow], cache: KVCache | None = None) -> torch.Tensor:
         """Run rows through the network; return the wanted logits (S, V), float32.
 

@@ -4,7 +4,8 @@ Continuous batching: a request joins and leaves at any step. Each step has a tok
 requests that generate come first, one token each, so that nobody's stream stalls behind another's
 long prompt; what is left of the budget goes to prompts, in chunks, oldest first. A request keeps
 its slot of the key/value cache from its first chunk to its end: a slot holds a whole context, so
-nothing is ever preempted.
+nothing is ever preempted. Of several choices that go on from one prompt, the first computes it and
+the others copy its slot.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Row:
     """Whether the last known token is among them, so that the next one can be drawn."""
     scores_prompt: bool = False
     """Whether the logprobs of the prompt's tokens are wanted."""
+    copies: int | None = None
+    """A slot from which what is cached before `start` is to be copied first."""
 
     @property
     def end(self) -> int:
@@ -126,9 +129,10 @@ class Scheduler:
         for sequence in self._prompts():
             if budget == 0:
                 break
-            count = min(budget, _remaining(sequence))
-            rows.append(_row(sequence, count))
-            budget -= count
+            row = self._prompt_row(sequence, budget)
+            if row is not None:
+                rows.append(row)
+                budget -= row.count
         return rows
 
     def remove(self, sequence: Sequence) -> None:
@@ -151,7 +155,24 @@ class Scheduler:
             # The lowest slot, so that the slots in use stay together at the cache's beginning.
             sequence.slot = heappop(self._free_slots)
             self._running[sequence.number] = sequence
+            sequence.binding.is_fixed = True
             yield sequence
+
+    def _prompt_row(self, sequence: Sequence, budget: int) -> Row | None:
+        """The next piece of a prompt; None while another choice computes the same one.
+
+        Each choice computes the prompt's last token itself, for its logits. The first one waits
+        with it for the others: it might end with the next token and free what they copy.
+        """
+        others = [one for one in self._running.values() if _shares_prompt(one, sequence)]
+        if others and others[0] is not sequence:
+            is_computed = others[0].num_cached >= len(sequence.prompt) - 1
+            return _row(sequence, 1, copied=others[0]) if is_computed else None
+        remaining = _remaining(sequence)
+        follows = len(others) > 1 or bool(
+            self._waiting and self._free_slots and _shares_prompt(self._waiting[0], sequence)
+        )
+        return _row(sequence, min(budget, remaining - 1 if follows else remaining))
 
 
 def _remaining(sequence: Sequence) -> int:
@@ -165,8 +186,21 @@ def _slot(sequence: Sequence) -> int:
     return sequence.slot
 
 
-def _row(sequence: Sequence, count: int) -> Row:
-    start, sampling = sequence.num_cached, sequence.sampling
+def _shares_prompt(one: Sequence, other: Sequence) -> bool:
+    """Whether two sequences are choices of one request that begin alike and score no prompt."""
+    return (
+        one.binding is other.binding
+        and len(one.prompt) > 1
+        and one.prompt == other.prompt
+        and one.sampling.prompt_logprobs is None
+        and other.sampling.prompt_logprobs is None
+    )
+
+
+def _row(sequence: Sequence, count: int, *, copied: Sequence | None = None) -> Row:
+    """The next `count` tokens, after those cached or, first, to be copied from another choice."""
+    start = sequence.num_cached if copied is None else len(sequence.prompt) - count
+    sampling = sequence.sampling
     return Row(
         sequence=sequence,
         slot=_slot(sequence),
@@ -174,4 +208,5 @@ def _row(sequence: Sequence, count: int) -> Row:
         count=count,
         samples=start + count == len(sequence.tokens) and sampling.max_tokens > 0,
         scores_prompt=start < len(sequence.prompt) and sampling.prompt_logprobs is not None,
+        copies=None if copied is None else _slot(copied),
     )

@@ -152,14 +152,26 @@ class Delta:
         )
 
 
+@dataclass(slots=True, eq=False)
+class Binding:
+    """Which version answers a request, the same for all of its choices.
+
+    A newer version may take over until the first choice has a slot, and never after.
+    """
+
+    model: LoadedModel
+    is_fixed: bool = False
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
-    """A prompt and what has been generated after it, bound to one loaded model for life.
+    """A prompt and what has been generated after it: one choice of a request.
 
     Changed by the engine only. `num_cached` tokens have their keys and values in `slot`.
     """
 
-    model: LoadedModel
+    binding: Binding
+    """Shared with the other choices of the request."""
     prompt: tuple[int, ...]
     sampling: SamplingParams
     detokenizer: Detokenizer
@@ -184,6 +196,11 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)
+
+    @property
+    def model(self) -> LoadedModel:
+        """The version that answers."""
+        return self.binding.model
 
     @property
     def num_generated(self) -> int:

@@ -17,7 +17,7 @@ from services.inference.metrics import Metrics
 from services.inference.registry import ModelRegistry
 from services.inference.runtime import Runtime
 from services.inference.scheduler import Scheduler
-from services.inference.sequence import SamplingParams, Sequence
+from services.inference.sequence import Binding, SamplingParams, Sequence
 from services.inference.watcher import ModelWatcher
 from shared.base.errors import PlatformError
 from shared.base.hints import HintListener
@@ -112,10 +112,10 @@ class InferenceService:
 
         Raises QueueFullError and what else `Engine.submit` does; nothing has begun then.
         """
-        now = time.monotonic()
+        now, binding = time.monotonic(), Binding(model)
         sequences = [
             Sequence(
-                model=model,
+                binding=binding,
                 prompt=tuple(prompt),
                 sampling=sampling,
                 detokenizer=Detokenizer(model.tokenizer.token_contents, sampling.stop),

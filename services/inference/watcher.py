@@ -147,7 +147,7 @@ class ModelWatcher:
         replaced = self._registry.install(model)
         if replaced is not None:
             self._previous[pointer.model] = replaced.pointer.checkpoint_id
-            self._draining.begin(replaced)
+            self._draining.begin(replaced, model)
         seconds = (utc_now() - pointer.published_at).total_seconds()
         self._observer.on_swap(pointer, max(0.0, seconds))
         logger.info("Serving %s:%s", pointer.model, pointer.version)

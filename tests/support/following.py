@@ -42,6 +42,7 @@ class FollowingSite:
         self.busy: set[int] = set()
         """Versions that requests are bound to."""
         self.retired: list[int] = []
+        self.replaced: list[tuple[int, int]] = []
         runtime = open_runtime(Settings(device="cpu", num_threads=1, **settings))
         self.loads: list[int] = []
         loader = ModelLoader(self.store, self.folder, runtime)
@@ -71,6 +72,9 @@ class FollowingSite:
 
     def uses(self, model: LoadedModel) -> bool:
         return model.version in self.busy
+
+    def replace(self, old: LoadedModel, new: LoadedModel) -> None:
+        self.replaced.append((old.version, new.version))
 
     def retire(self, model: LoadedModel) -> None:
         self.retired.append(model.version)

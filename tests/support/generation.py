@@ -14,7 +14,7 @@ from services.inference.kv_cache import KVCachePool
 from services.inference.loaded_model import LoadedModel
 from services.inference.network import Network
 from services.inference.scheduler import Scheduler
-from services.inference.sequence import Delta, SamplingParams, Sequence
+from services.inference.sequence import Binding, Delta, SamplingParams, Sequence
 from shared.contracts.serving import ModelPointer
 from shared.model.transformer import Transformer
 from tests.support.models import small_tokenizer
@@ -74,16 +74,27 @@ class EngineBench:
 
     def add(self, model: LoadedModel, prompt: list[int], **wishes: Any) -> Sequence:
         """Submit a greedy request for 20 tokens, or what `wishes` says."""
-        params = SamplingParams(**{"max_tokens": 20, "seed": 0, "temperature": 0.0, **wishes})
-        sequence = Sequence(
-            model=model,
-            prompt=tuple(prompt),
-            sampling=params,
-            detokenizer=Detokenizer(model.tokenizer.token_contents, params.stop),
-            capacity=model.context_length,
-        )
-        self.engine.submit(sequence)
+        (sequence,) = self.add_choices(model, [prompt], **wishes)
         return sequence
+
+    def add_choices(
+        self, model: LoadedModel, prompts: list[list[int]], **wishes: Any
+    ) -> list[Sequence]:
+        """Submit one request with a choice for each prompt, like `add`."""
+        params = SamplingParams(**{"max_tokens": 20, "seed": 0, "temperature": 0.0, **wishes})
+        binding = Binding(model)
+        sequences = [
+            Sequence(
+                binding=binding,
+                prompt=tuple(prompt),
+                sampling=params.for_choice(number),
+                detokenizer=Detokenizer(model.tokenizer.token_contents, params.stop),
+                capacity=model.context_length,
+            )
+            for number, prompt in enumerate(prompts)
+        ]
+        self.engine.submit(*sequences)
+        return sequences
 
     def finish(self) -> None:
         """Step until nothing is left."""

@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 
 from services.inference.app import create_app
+from services.inference.network import Network
 from services.inference.runtime import open_runtime
 from services.inference.service import InferenceService
 from shared.base.settings import Settings
@@ -80,6 +81,31 @@ def serve(folder: Path, **settings: Any) -> Iterator[Site]:
         site.http.close()
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture
+def brakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """While cleared, the engine computes no step; models are loaded nevertheless."""
+    released = threading.Event()
+    released.set()
+    forward = Network.forward
+
+    def wait_first(self: Network, *args: Any) -> Any:
+        if threading.current_thread().name == "engine":
+            released.wait(60)
+        return forward(self, *args)
+
+    monkeypatch.setattr(Network, "forward", wait_first)
+    yield released
+    released.set()
+
+
+@pytest.fixture
+def small_site(tmp_path: Path, brakes: threading.Event) -> Iterator[Site]:
+    """One slot, one place to wait."""
+    with serve(tmp_path, inference_slots=1, inference_queue=1) as site:
+        site.publish("demo", random_model(SMALL_MODELS["arcee"]))
+        yield site
 
 
 @pytest.fixture

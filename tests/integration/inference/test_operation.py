@@ -6,7 +6,6 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,30 +25,6 @@ from tests.support.waiting import wait_until
 CONFIG = SMALL_MODELS["arcee"]
 TOKENIZER = small_tokenizer()
 LONG = {"prompt": [5], "max_tokens": 60, "ignore_eos": True, "temperature": 0}
-
-
-@pytest.fixture
-def brakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """While cleared, no step of any network is computed."""
-    released = threading.Event()
-    released.set()
-    forward = Network.forward
-
-    def wait_first(self: Network, *args: Any) -> Any:
-        released.wait(60)
-        return forward(self, *args)
-
-    monkeypatch.setattr(Network, "forward", wait_first)
-    yield released
-    released.set()
-
-
-@pytest.fixture
-def small_site(tmp_path: Path, brakes: threading.Event) -> Iterator[Site]:
-    """One slot, one place to wait."""
-    with serve(tmp_path, inference_slots=1, inference_queue=1) as site:
-        site.publish("demo", random_model(CONFIG))
-        yield site
 
 
 def load(site: Site) -> tuple[int, int]:

@@ -1,13 +1,17 @@
-"""Two hundred streams at once while their model changes under them."""
+"""Requests that run, and requests that wait, while their model changes under them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.integration.inference.conftest import Site, serve
 from tests.support.models import small_tokenizer
@@ -15,6 +19,36 @@ from tests.support.serving import SMALL_MODELS, greedy_without_cache, random_mod
 from tests.support.waiting import wait_until
 
 STREAMS, TOKENS = 200, 40
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_waits_when_a_version_comes_is_answered_by_it_and_what_runs_is_not(
+    small_site: Site, brakes: threading.Event, stream: bool
+) -> None:
+    body = {"prompt": [5], "max_tokens": TOKENS, "ignore_eos": True, "temperature": 0}
+    ask = partial(small_site.http.post, "/v1/completions")
+    load = lambda: small_site.service.engine.load  # noqa: E731
+    brakes.clear()
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(ask, json=body)
+        wait_until(lambda: load() == (1, 0), "one request is running")
+        waiting = pool.submit(ask, json={**body, "stream": stream})
+        wait_until(lambda: load() == (1, 1), "another one waits")
+        small_site.publish("demo", random_model(SMALL_MODELS["arcee"], seed=2))
+        brakes.set()
+        answers = [running.result(), waiting.result()]
+    assert [answer.headers["x-model-version"] for answer in answers] == ["1", "2"]
+    for seed, answer in enumerate(answers):
+        model = random_model(SMALL_MODELS["arcee"], seed=seed * 2)
+        text = small_tokenizer().decode(greedy_without_cache(model, [5], TOKENS))
+        assert text_of(answer.text) == text
+
+
+def text_of(body: str) -> str:
+    """The text of a completion, streamed or whole."""
+    lines = [line.removeprefix("data: ") for line in body.splitlines() if line]
+    answers = [json.loads(line) for line in lines if line != "[DONE]"]
+    return "".join(choice["text"] for answer in answers for choice in answer["choices"])
 
 
 async def read_stream(http: httpx.AsyncClient, first: int) -> tuple[int, int, str]:

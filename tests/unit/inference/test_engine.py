@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from services.inference.loaded_model import LoadedModel
 from services.inference.scheduler import NeverFitsError
 from services.inference.sequence import Delta, FailureCode, FinishReason
 from tests.support.generation import EngineBench, answer_ids
+from tests.support.models import small_tokenizer
 from tests.support.serving import SMALL_MODELS, greedy_without_cache, random_model
 from tests.support.waiting import wait_until
 
@@ -162,6 +164,68 @@ def test_retiring_a_version_fails_its_requests_and_no_others() -> None:
     codes = {one: delta.error_code for one, delta in bench.delivered if delta.error}
     assert codes == {running: FailureCode.RETIRED, waiting: FailureCode.RETIRED}
     assert answer_ids(kept) == greedy_without_cache(MODEL, [6], 20)
+
+
+PROMPT = [5, 9, 200, 31, 7, 7, 80, 12, 250, 3, 4]
+
+
+@pytest.mark.parametrize("num_slots", [6, 3])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_choices_copy_their_prompt_and_answer_as_if_each_had_computed_it(
+    num_slots: int, temperature: float
+) -> None:
+    wishes: dict[str, Any] = {"temperature": temperature, "seed": 7, "max_tokens": 8, "logprobs": 0}
+    bench = EngineBench(num_slots=num_slots, token_budget=8)
+    loaded = bench.load(MODEL)
+    shared = bench.add_choices(loaded, [PROMPT, PROMPT, [6], PROMPT, PROMPT], **wishes)
+    bench.finish()
+    alone = EngineBench(num_slots=1, token_budget=64)
+    expected = alone.add_choices(alone.load(MODEL), [PROMPT, PROMPT, [6], PROMPT, PROMPT], **wishes)
+    alone.finish()
+    answers = [answer_ids(one) for one in shared]
+    assert answers == [answer_ids(one) for one in expected]
+    if temperature == 0:
+        assert answers[0] == greedy_without_cache(MODEL, PROMPT, 8)
+    else:
+        assert answers[0] != answers[1]
+    computed = sum(step.prompt_tokens for step in bench.observer.steps)
+    assert computed == len(PROMPT) + 3 + 1, "the last prompt token is computed for each choice"
+    assert sum(step.prompt_tokens for step in alone.observer.steps) == 4 * len(PROMPT) + 1
+
+
+def test_what_waits_is_answered_by_the_new_version_and_what_has_begun_by_the_old() -> None:
+    bench = EngineBench(num_slots=2)
+    other = random_model(SMALL_MODELS["arcee"], seed=5)
+    old, new = bench.load(MODEL), bench.load(other, version=2)
+    begun = bench.add_choices(old, [[5], [6], [7]], max_tokens=4)
+    waiting = bench.add_choices(old, [[5], [6], [7]], max_tokens=4)
+    bench.engine.step()
+    assert [one.slot is None for one in begun] == [False, False, True]
+    bench.engine.replace(old, new)
+    assert {one.model for one in begun} == {old}
+    assert {one.model for one in waiting} == {new}
+    bench.finish()
+    for sequences, model in ((begun, MODEL), (waiting, other)):
+        for one in sequences:
+            assert answer_ids(one) == greedy_without_cache(model, list(one.prompt), 4)
+
+
+@pytest.mark.parametrize("difference", ["tokenizer", "stage", "context_length"])
+def test_what_waits_stays_with_its_version_where_the_new_one_would_read_it_differently(
+    difference: str,
+) -> None:
+    bench = EngineBench(num_slots=1)
+    old, new = bench.load(MODEL), bench.load(MODEL, version=2)
+    if difference == "tokenizer":
+        new = replace(new, tokenizer=small_tokenizer(310))
+    elif difference == "stage":
+        new = replace(new, pointer=new.pointer.model_copy(update={"stage": "finetune"}))
+    else:
+        shorter = SMALL_MODELS["arcee"].model_copy(update={"context_length": 32})
+        new = bench.load(random_model(shorter), version=2)
+    waiting = bench.add(old, [5])
+    bench.engine.replace(old, new)
+    assert waiting.model is old
 
 
 @pytest.mark.parametrize("token_budget", [64, 8])

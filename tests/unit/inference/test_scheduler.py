@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from services.inference.scheduler import NeverFitsError, QueueFullError, Row, Scheduler
 from services.inference.sequence import FinishReason, Sequence
-from tests.unit.inference.builders import make_sequence
+from tests.unit.inference.builders import make_choices, make_sequence
 
 
 def compute(rows: list[Row]) -> None:
@@ -135,6 +135,83 @@ def test_a_budget_that_lets_prompts_starve_is_refused() -> None:
         Scheduler(num_slots=8, token_budget=8, max_waiting=1)
 
 
+def copies(rows: list[Row]) -> list[tuple[int, int, int | None]]:
+    return [(row.start, row.count, row.copies) for row in rows]
+
+
+def test_choices_of_one_prompt_compute_it_once_and_their_last_token_each() -> None:
+    scheduler = Scheduler(num_slots=4, token_budget=8, max_waiting=4)
+    scheduler.add(*make_choices(3, 12))
+    seen = []
+    for _ in range(4):
+        rows = scheduler.plan()
+        seen.append(copies(rows))
+        compute(rows)
+    assert seen == [
+        [(0, 8, None)],
+        [(8, 3, None)],
+        [(11, 1, None), (11, 1, 0), (11, 1, 0)],
+        [(12, 1, None)] * 3,
+    ]
+
+
+def test_a_choice_that_gets_its_slot_late_copies_one_that_still_runs() -> None:
+    scheduler = Scheduler(num_slots=2, token_budget=8, max_waiting=4)
+    first, second, third = make_choices(3, 5)
+    scheduler.add(first, second, third)
+    compute(scheduler.plan())
+    compute(scheduler.plan())
+    scheduler.remove(first)
+    assert copies(scheduler.plan()) == [(5, 1, None), (4, 1, second.slot)]
+    assert third.slot == 0
+
+
+def test_a_choice_whose_others_have_ended_computes_the_prompt_itself() -> None:
+    scheduler = Scheduler(num_slots=1, token_budget=8, max_waiting=4)
+    first, second = make_choices(2, 5)
+    scheduler.add(first, second)
+    assert copies(scheduler.plan()) == [(0, 5, None)]
+    scheduler.remove(first)
+    assert copies(scheduler.plan()) == [(0, 5, None)]
+
+
+def test_when_the_first_choice_is_aborted_the_next_one_computes_the_prompt() -> None:
+    scheduler = Scheduler(num_slots=2, token_budget=8, max_waiting=4)
+    first, second = make_choices(2, 20)
+    scheduler.add(first, second)
+    compute(scheduler.plan())
+    scheduler.plan()
+    scheduler.remove(first)
+    assert copies(scheduler.plan()) == [(0, 8, None)]
+    assert second.slot == 1
+
+
+@pytest.mark.parametrize("wishes", [{"prompt_logprobs": 0}, {"num_prompt": 1}])
+def test_what_cannot_be_shared_is_computed_for_each(wishes: dict[str, int]) -> None:
+    scheduler = Scheduler(num_slots=2, token_budget=8, max_waiting=4)
+    wishes = {"num_prompt": 3, **wishes}
+    scheduler.add(*make_choices(2, **wishes))
+    assert copies(scheduler.plan()) == [(0, wishes["num_prompt"], None)] * 2
+
+
+def test_equal_prompts_of_two_requests_are_not_shared() -> None:
+    scheduler = Scheduler(num_slots=2, token_budget=8, max_waiting=4)
+    scheduler.add(make_sequence(3))
+    scheduler.add(make_sequence(3))
+    assert copies(scheduler.plan()) == [(0, 3, None), (0, 3, None)]
+
+
+def test_a_request_is_fixed_to_its_version_with_its_first_slot() -> None:
+    scheduler = Scheduler(num_slots=1, token_budget=8, max_waiting=4)
+    (first, second), other = make_choices(2), make_sequence()
+    scheduler.add(first, second)
+    scheduler.add(other)
+    assert not first.binding.is_fixed
+    scheduler.plan()
+    assert (second.slot, second.binding.is_fixed) == (None, True)
+    assert not other.binding.is_fixed
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     """Any order of arrivals, steps and aborts."""
 
@@ -143,15 +220,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = Scheduler(num_slots=3, token_budget=7, max_waiting=4)
         self.alive: list[Sequence] = []
 
-    @rule(length=st.integers(1, 30), max_tokens=st.integers(1, 5))
-    def arrive(self, length: int, max_tokens: int) -> None:
-        sequence = make_sequence(length, max_tokens=max_tokens)
+    @rule(choices=st.integers(1, 4), length=st.integers(1, 30), max_tokens=st.integers(1, 5))
+    def arrive(self, choices: int, length: int, max_tokens: int) -> None:
+        sequences = make_choices(choices, length, max_tokens=max_tokens)
         try:
-            self.scheduler.add(sequence)
+            self.scheduler.add(*sequences)
         except QueueFullError:
-            assert self.scheduler.num_waiting >= self.scheduler.max_waiting
+            assert self.scheduler.num_waiting + choices > self.scheduler.max_waiting
         else:
-            self.alive.append(sequence)
+            self.alive += sequences
 
     @rule()
     def step(self) -> None:
@@ -163,9 +240,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         generating = [seq for seq in self.alive if 0 < seq.num_cached == len(seq.tokens) - 1]
         assert {seq.number for seq in generating} <= {row.sequence.number for row in rows}
         assert all(singles[: len(generating)])
+        for row in rows:
+            self.check_source(row)
         compute(rows)
         for sequence in [one for one in self.alive if one.finished]:
             self.finish(sequence)
+
+    def check_source(self, row: Row) -> None:
+        """What a row begins with is cached, in its own slot or in that of another choice."""
+        if row.copies is None:
+            assert row.start == row.sequence.num_cached
+            return
+        (source,) = [one for one in self.alive if one.slot == row.copies]
+        assert source.binding is row.sequence.binding
+        assert 0 < row.start <= source.num_cached
+        assert row.sequence.num_cached == 0
 
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:

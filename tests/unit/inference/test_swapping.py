@@ -44,6 +44,14 @@ def test_while_a_version_drains_newer_ones_wait_and_the_newest_is_loaded_alone(
     assert (site.version(), site.loads, site.retired) == (4, [1, 2, 4], [])
 
 
+def test_what_waits_is_handed_to_the_version_that_replaces_its_own(tmp_path: Path) -> None:
+    site = FollowingSite(tmp_path)
+    for _ in range(3):
+        publish(site)
+        site.poll()
+    assert site.replaced == [(1, 2), (2, 3)]
+
+
 def test_a_version_that_drains_for_too_long_is_retired(tmp_path: Path) -> None:
     site = FollowingSite(tmp_path, drain_seconds=0.0)
     publish(site)
