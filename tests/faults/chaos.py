@@ -70,10 +70,15 @@ def _run_all(
     wanted = sum(len(platform.scenarios) for platform in platforms)
     _say(f"{wanted} classes of faults on {len(platforms)} platforms, in {folder}")
     drivers = [_start(platform, folder, quick=quick) for platform in platforms]
+    broken: set[int] = set()
     ledgers: list[Ledger] = []
     try:
         while True:
             is_over = all(driver.poll() is not None for driver in drivers)
+            for index, driver in enumerate(drivers):
+                if driver.returncode and index not in broken:
+                    broken.add(index)
+                    _say(f"{platforms[index].name} BROKE OFF with {driver.returncode}")
             found = _read_results(folder)
             for ledger in found[len(ledgers) :]:
                 _say(_sentence(ledger))

@@ -59,8 +59,8 @@ class Ledger:
         return bounds and whole and not self.failures
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
+        """As plain data. (`asdict` rebuilds a Counter from pairs, which it then counts.)"""
+        return asdict(self) | {"faults": dict(self.faults)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Ledger:

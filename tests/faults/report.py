@@ -14,6 +14,9 @@ from tests.faults.trial import Scale
 
 DETECTION = "seconds until a fault is found"
 LOST_WORK = "checkpoint intervals of work lost"
+SAVE_MEDIAN = "seconds a save blocks training (median)"
+SAVE_WORST = "seconds a save blocks training (worst)"
+STEP_RATIO = "step time, p99 over median, while uploading"
 
 
 def render(ledgers: Sequence[Ledger], scale: Scale, *, seconds: float, pending: int) -> str:
@@ -53,6 +56,10 @@ def _headline(ledgers: Sequence[Ledger]) -> list[str]:
         f"| results bit-equal to an undisturbed run | {total.equal} of {total.compared} |",
         f"| worst time until a fault is found | {_worst(ledgers, DETECTION)} s |",
         f"| worst work lost, in checkpoint intervals | {_worst(ledgers, LOST_WORK)} |",
+        f"| a save of the 12.5M model blocks training, seconds (median) | "
+        f"{_worst(ledgers, SAVE_MEDIAN)} |",
+        f"| the longest of these | {_worst(ledgers, SAVE_WORST)} |",
+        f"| step time while uploading, p99 over median | {_worst(ledgers, STEP_RATIO)} |",
     ]
 
 
@@ -68,7 +75,7 @@ class _Total:
 
 def _worst(ledgers: Sequence[Ledger], name: str) -> str:
     found = [ledger.figures[name].worst for ledger in ledgers if name in ledger.figures]
-    return f"{max(found):.1f}" if found else "none measured"
+    return f"{max(found):.3g}" if found else "none measured"
 
 
 def _order(ledger: Ledger) -> tuple[int, str]:

@@ -58,6 +58,9 @@ class Trial:
     ledger: Ledger
     expected: Result
     """What every job makes when nothing happens to it."""
+    among_others: bool = False
+    """Faults overlap: one that begins anew what finds another, as the leader's death does, may
+    delay it beyond its bound."""
     _strikes: list[Strike] = field(default_factory=list)
 
     @property
@@ -125,7 +128,10 @@ class Trial:
             if not later:
                 continue
             detection = (later[0].queued_at - strike.at).total_seconds()
-            self.bounded("seconds until a fault is found", detection, 60.0)
+            if self.among_others:
+                self.ledger.measure("seconds until a fault is found among others", detection)
+            else:
+                self.bounded("seconds until a fault is found", detection, 60.0)
             self.ledger.measure(
                 "seconds until work goes on", (later[0].at - strike.at).total_seconds()
             )

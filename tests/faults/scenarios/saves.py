@@ -10,6 +10,7 @@ from shared.contracts.names import JobState
 from shared.db.repositories import checkpoints, stream
 from shared.text.tokenizer import BYTE_OF_CHARACTER
 from tests.faults.history import EVERYTHING
+from tests.faults.report import SAVE_MEDIAN, SAVE_WORST, STEP_RATIO
 from tests.faults.tokens import add_tokens
 from tests.faults.trial import Trial
 from tests.support.models import write_documents
@@ -47,9 +48,9 @@ def reference_saved(trial: Trial) -> None:
     assert len(stalls) >= STEPS // SPEC["save_interval"] - 1
     ledger = trial.ledger
     ledger.faults["checkpoint of the 12.5M model beside training"] += len(stalls)
-    ledger.measure("seconds a save blocks training (median)", median(stalls), BOUND_SECONDS)
-    ledger.measure("seconds a save blocks training (worst)", max(stalls))
-    ledger.measure("step time, p99 over median, while uploading", _p99(steps) / median(steps))
+    ledger.measure(SAVE_MEDIAN, median(stalls), BOUND_SECONDS)
+    ledger.measure(SAVE_WORST, max(stalls))
+    ledger.measure(STEP_RATIO, _p99(steps) / median(steps))
 
 
 def _p99(values: list[float]) -> float:

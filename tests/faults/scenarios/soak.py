@@ -25,6 +25,7 @@ MAX_STALLS_STRUCK = 1
 
 def soak(trial: Trial) -> None:
     """One random fault every twenty seconds; every job still ends as it must."""
+    trial.among_others = True
     deadline = time.monotonic() + trial.scale.soak_seconds
     open_jobs = trial.submit(JOBS_AT_ONCE)
     ended: list[str] = []
