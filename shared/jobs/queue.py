@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection
+from typing import Any
 
 import kombu
 import redis
@@ -26,7 +27,10 @@ HINT_TIMEOUT_SECONDS = 0.5
 HINT_PAUSE_SECONDS = 5.0
 """After a failure no hint is tried for this long, so that no caller waits again and again."""
 
-CELERY_SETTINGS = {
+SEND_TIMEOUT_SECONDS = 5.0
+"""A Redis that is silent for so long is taken for one that is away."""
+
+CELERY_SETTINGS: dict[str, Any] = {
     "task_acks_late": False,
     "task_ignore_result": True,
     "result_backend": None,
@@ -51,11 +55,17 @@ CELERY_SETTINGS = {
 
 
 def make_celery(settings: Settings, *, queues: Collection[Queue] = ()) -> Celery:
-    """A Celery application; `queues` are those a worker made from it consumes."""
+    """A Celery application; `queues` are those a worker made from it consumes.
+
+    One that only sends waits for no answer longer than a while. (One that consumes does.)
+    """
     app = Celery("ryangpt", broker=settings.redis_url.get_secret_value(), set_as_current=False)
     app.conf.update(CELERY_SETTINGS)
     if queues:
         app.select_queues([str(queue) for queue in queues])
+    else:
+        options = CELERY_SETTINGS["broker_transport_options"]
+        app.conf.broker_transport_options = options | {"socket_timeout": SEND_TIMEOUT_SECONDS}
     return app
 
 

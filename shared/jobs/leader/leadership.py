@@ -17,7 +17,10 @@ CLOCK_SLACK = timedelta(seconds=2)
 
 
 class Leadership:
-    """One candidate's view of the lease. All times are the database's. Not thread-safe.
+    """One candidate's view of the lease. All times are the database's.
+
+    One thread takes and renews the lease (`hold`, `release`); every other one may ask (`confirm`)
+    and `interrupt`.
 
     `elapsed` is a clock that nobody sets: against it a step of the database's clock is seen.
     """
@@ -64,6 +67,20 @@ class Leadership:
             self._since = now
         self._last_contact, self._last_elapsed = now, elapsed
         return True
+
+    def confirm(self, session: Session) -> bool:
+        """Whether this candidate leads, so that what this transaction writes it writes as leader.
+
+        Until the commit nobody else can take the lease.
+        """
+        token = self._token
+        return token is not None and workers.renew_leadership(
+            session,
+            LEADER_NAME,
+            self._owner,
+            token,
+            expires_at=database_now(session) + self._lease,
+        )
 
     def _is_broken(self, now: datetime, elapsed: float) -> bool:
         """Whether more has happened since the last contact than time passing by."""

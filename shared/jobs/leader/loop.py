@@ -1,16 +1,15 @@
 """The one who sweeps: sends wake-ups, reaps expired leases, writes pointers, forgets old answers.
 
-A thread of each API process tries to lead; a lease row in the database lets one of them. Nothing
-here holds state that matters: another leader goes on from the rows.
+Threads of each API process try to lead; a lease row in the database lets one process. Nothing here
+holds state that matters: another leader goes on from the rows. Each sweep has a thread of its own:
+a store or a Redis that is silent must not keep anybody from finding dead workers.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from uuid import uuid4
 
@@ -22,6 +21,7 @@ from shared.jobs.leader.dispatch import Wake, note_wakes, plan_wakes
 from shared.jobs.leader.garbage import collect_garbage
 from shared.jobs.leader.leadership import Leadership
 from shared.jobs.leader.pointers import HintSender, write_dirty_pointers
+from shared.jobs.leader.sweep import Sweep
 from shared.jobs.life.lifecycle import reap_expired
 from shared.jobs.queue import Hints, WakeSender
 from shared.jobs.timing import (
@@ -40,20 +40,9 @@ from shared.jobs.timing import (
 from shared.storage.base import ObjectStore
 
 STOP_SECONDS = 5.0
-"""The search for garbage may take so long to end; cut short, it is begun anew some time."""
+"""What is under way may take so long to end; what is cut short is begun anew some time."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Sweep:
-    """Something done every so often; after a failure ever more seldom, until it works again."""
-
-    name: str
-    action: Callable[[], None]
-    every: float
-    due: float = 0.0
-    pause: float = 0.0
 
 
 class LeaderLoop:
@@ -76,15 +65,14 @@ class LeaderLoop:
         self._leadership = Leadership(
             f"leader-{uuid4().hex[:12]}", lease_seconds=settings.seconds(LEADER_LEASE_SECONDS)
         )
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="leader", daemon=True)
-        self._garbage_thread = threading.Thread()
+        # What is seldom done waits until a former leader's lease must have ended.
+        heir = settings.seconds(LEADER_LEASE_SECONDS + REAP_SECONDS)
         self._sweeps = [
             self._sweep("Leading and reaping", self._lead, REAP_SECONDS),
             self._sweep("Sending wake-ups", self._dispatch, DISPATCH_SECONDS),
             self._sweep("Writing pointers", self._write_pointers, DISPATCH_SECONDS),
-            self._sweep("Forgetting old rows", self._clean_up, CLEANUP_SECONDS),
-            self._sweep("Collecting garbage", self._collect_garbage, GARBAGE_SECONDS),
+            self._sweep("Forgetting old rows", self._clean_up, CLEANUP_SECONDS, delay=heir),
+            self._sweep("Collecting garbage", self._collect_garbage, GARBAGE_SECONDS, delay=heir),
         ]
 
     @property
@@ -93,57 +81,44 @@ class LeaderLoop:
         return self._leadership.held
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the threads."""
+        for sweep in self._sweeps:
+            sweep.start()
 
     def stop(self) -> None:
-        """End the thread and hand over the lead."""
-        self._stopping.set()
-        if self._garbage_thread.is_alive():
-            self._garbage_thread.join(STOP_SECONDS)
-        if self._thread.is_alive():
-            self._thread.join()
+        """End the threads and hand over the lead."""
+        for sweep in self._sweeps:
+            sweep.stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        for sweep in self._sweeps:
+            sweep.join(max(0.0, deadline - time.monotonic()))
         try:
             with self._database.transaction() as session:
                 self._leadership.release(session)
         except UnavailableError as error:
             logger.warning("The lead could not be handed over and will expire: %s", error)
 
-    def run_due_sweeps(self) -> None:
-        """Do what is due now; never raises."""
+    def sweep_once(self) -> None:
+        """Do everything once, in this thread; never raises."""
         for sweep in self._sweeps:
-            if time.monotonic() < sweep.due:
-                continue
-            try:
-                sweep.action()
-            except UnavailableError as error:
-                self._fail(sweep, error)
-                if sweep.pause == self._settings.seconds(RETRY_FIRST_SECONDS):
-                    logger.warning("%s must wait: %s", sweep.name, error.message)
-            except Exception as error:
-                self._fail(sweep, error)
-                logger.exception("%s failed and will be repeated.", sweep.name)
-            else:
-                if sweep.pause:
-                    logger.info("%s works again.", sweep.name)
-                sweep.pause = 0.0
-                sweep.due = time.monotonic() + sweep.every
+            sweep.once()
 
-    def _loop(self) -> None:
-        while not self._stopping.is_set():
-            self.run_due_sweeps()
-            self._stopping.wait(self._settings.seconds(DISPATCH_SECONDS) / 2)
+    def _sweep(
+        self, name: str, action: Callable[[], None], every: float, *, delay: float = 0.0
+    ) -> Sweep:
+        return Sweep(
+            name=name,
+            action=action,
+            delay=delay,
+            failed=self._note_outage,
+            every=self._settings.seconds(every),
+            first_pause=self._settings.seconds(RETRY_FIRST_SECONDS),
+            last_pause=self._settings.seconds(RETRY_LAST_SECONDS),
+        )
 
-    def _sweep(self, name: str, action: Callable[[], None], every: float) -> _Sweep:
-        return _Sweep(name=name, action=action, every=self._settings.seconds(every))
-
-    def _fail(self, sweep: _Sweep, error: Exception) -> None:
+    def _note_outage(self, error: Exception) -> None:
         if getattr(error, "code", None) == "database":
             self._leadership.interrupt()
-        first = self._settings.seconds(RETRY_FIRST_SECONDS)
-        last = self._settings.seconds(RETRY_LAST_SECONDS)
-        sweep.pause = min(last, 2 * sweep.pause or first)
-        sweep.due = time.monotonic() + sweep.pause
 
     def _lead(self) -> None:
         lease_seconds = self._settings.seconds(LEASE_SECONDS)
@@ -181,7 +156,7 @@ class LeaderLoop:
 
     def _note(self, sent: list[Wake]) -> None:
         with self._database.transaction() as session:
-            if self._leadership.hold(session):
+            if self._leadership.confirm(session):
                 note_wakes(session, sent)
 
     def _write_pointers(self) -> None:
@@ -189,29 +164,18 @@ class LeaderLoop:
             write_dirty_pointers(self._database, self._store, self._hints)
 
     def _collect_garbage(self) -> None:
-        """In a thread of its own: listing a large store takes longer than the leader's lease."""
-        if self.leading and not self._garbage_thread.is_alive():
-            self._garbage_thread = threading.Thread(
-                target=self._collect, name="garbage", daemon=True
-            )
-            self._garbage_thread.start()
-
-    def _collect(self) -> None:
-        try:
-            with self._database.reading() as session:
-                now = database_now(session)
-            older_than = now - timedelta(hours=self._settings.garbage_hours)
-            collect_garbage(self._database, self._store, older_than=older_than)
-        except UnavailableError as error:
-            logger.warning("Garbage stays until the next time: %s", error.message)
-        except Exception:
-            logger.exception("Garbage could not be collected")
+        if not self.leading:
+            return
+        with self._database.reading() as session:
+            now = database_now(session)
+        older_than = now - timedelta(hours=self._settings.garbage_hours)
+        collect_garbage(self._database, self._store, older_than=older_than)
 
     def _clean_up(self) -> None:
         if not self.leading:
             return
         with self._database.transaction() as session:
-            if self._leadership.hold(session):
+            if self._leadership.confirm(session):
                 now = database_now(session)
                 workers.delete_old_answers(session, before=now - timedelta(hours=ANSWER_HOURS))
                 workers.delete_silent_workers(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from shared.base.errors import UnavailableError
 from shared.base.settings import Settings
 from shared.contracts.names import HintChannel, Queue, TaskName
 from shared.db.session import Database
+from shared.jobs import queue
 from shared.jobs.leader.dispatch import note_wakes, plan_wakes
 from shared.jobs.life.presence import worker_heartbeat
 from shared.jobs.queue import Hints, WakeSender, make_celery
@@ -58,6 +60,18 @@ def test_a_wake_up_without_redis_is_unavailable() -> None:
     sender = WakeSender(make_celery(settings_for(NOBODY)))
     with pytest.raises(UnavailableError) as raised:
         sender.send(Queue.TOKENIZER, "job_x")
+    assert raised.value.code == "redis"
+
+
+def test_a_redis_that_is_silent_is_taken_for_one_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(queue, "SEND_TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # connects by itself, and says nothing
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+        sender = WakeSender(make_celery(settings_for(url)))
+        with pytest.raises(UnavailableError) as raised:
+            sender.send(Queue.TOKENIZER, "job_x")
     assert raised.value.code == "redis"
 
 

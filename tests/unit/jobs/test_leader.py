@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 
 import pytest
 from sqlalchemy.orm import Session
@@ -67,10 +68,13 @@ class Bell:
     def __init__(self) -> None:
         self.sent: list[tuple[Queue, str]] = []
         self.broken = False
+        self.answers = Event()
+        self.answers.set()
 
     def send(self, queue: Queue, job_id: str) -> None:
         if self.broken:
             raise UnavailableError("Redis cannot be reached.", code="redis")
+        self.answers.wait()
         self.sent.append((queue, job_id))
 
 
@@ -257,6 +261,42 @@ def test_the_leader_sends_reaps_and_survives_an_outage_of_redis(
     wait_until(lambda: state_of(lost) and set(bell.sent) == expected, "both are sent for")
 
 
+def test_servers_that_are_silent_keep_no_dead_worker_alive(
+    database: Database,
+    leader: LeaderLoop,
+    bell: Bell,
+    store: LocalStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bell.answers.clear()
+    asked = Event()
+
+    def silent(*_arguments: object) -> bytes:
+        asked.set()
+        bell.answers.wait()
+        return b""
+
+    monkeypatch.setattr(store, "get_bytes", silent)
+    with database.transaction() as session:
+        commit(session, running_training(session), 1)  # a pointer is to be written
+        submit(session, INGEST | {"fresh": True})
+        lost = submit(session, INGEST | {"fresh": True, "priority": 9}).id
+        worker_heartbeat(session, "w", slots={Queue.TOKENIZER: 4}, running=[])
+        assert claim(session, Queue.TOKENIZER, worker_id="lost", lease_seconds=0.1) is not None
+    leader.start()
+    try:
+        wait_until(asked.is_set, "the store is asked")
+
+        def state() -> JobState:
+            with database.reading() as session:
+                return get_job(session, lost).state
+
+        wait_until(lambda: state() is JobState.QUEUED, "the lost job is reaped")
+        assert bell.sent == []
+    finally:
+        bell.answers.set()
+
+
 def test_a_database_outage_is_survived_and_counts_as_a_break(
     database: Database, leader: LeaderLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,7 +323,7 @@ def test_the_leader_forgets_old_answers_and_workers(database: Database, leader: 
             workers.save_worker(
                 session, WorkerRow(id=name, slots={}, running=[], heartbeat_at=moment)
             )
-    leader.run_due_sweeps()
+    leader.sweep_once()
     with database.transaction() as session:
         assert [row.id for row in workers.list_workers(session)] == ["silent"]
         now = utc_now()
