@@ -1,4 +1,4 @@
-"""The evaluate job: a checkpoint and a token set in, a folder with numbers and a report out."""
+"""The evaluate job: a checkpoint and token sets in, a folder with numbers and a report out."""
 
 from __future__ import annotations
 
@@ -23,8 +23,14 @@ from shared.contracts.checkpoint_specs import EvaluateSpec
 from shared.contracts.evaluation import Evaluation, EvaluationSample, Memorisation, SourceScore
 from shared.contracts.manifest import EVALUATION_JSON, REPORT_MD, EvaluationMeta
 from shared.contracts.names import ArtifactType, FailureCode
-from shared.contracts.progress import OutputLine, PhaseLine, ProgressMessage, SampleLine
-from shared.contracts.run_file import RunFile
+from shared.contracts.progress import (
+    OutputLine,
+    PhaseLine,
+    ProgressLine,
+    ProgressMessage,
+    SampleLine,
+)
+from shared.contracts.run_file import RunFile, RunInput
 from shared.model.transformer import Transformer
 from shared.model.weights import load_model
 from shared.text.chat import encode_prompt
@@ -38,6 +44,8 @@ class _Subject:
 
     run: RunFile
     spec: EvaluateSpec
+    sources: tuple[RunInput, ...]
+    """The token sets, `tokens` first."""
     model: Transformer
     tokenizer: Tokenizer
     device: torch.device
@@ -45,6 +53,7 @@ class _Subject:
     stopping: Callable[[], bool]
 
     def split(self, name: Split) -> TokenSplit:
+        """Of `tokens`."""
         return TokenSplit(self.run.inputs["tokens"].path, name)
 
 
@@ -63,24 +72,29 @@ def evaluate(
     torch.set_num_threads(run.num_threads)
     subject = _open(run, spec, report, stopping)
     report(PhaseLine(phase="evaluating"))
-    score = _score(subject)
-    if score is None:
+    scores = _scores(subject)
+    if scores is None:
         return False
     report(PhaseLine(phase="sampling"))
     result = Evaluation(
-        sources=(score,), samples=_samples(subject), memorisation=_memorisation(subject)
+        sources=scores, samples=_samples(subject), memorisation=_memorisation(subject)
     )
     if stopping():
         return False
-    checkpoint, tokens = run.inputs["checkpoint"], run.inputs["tokens"]
-    meta = EvaluationMeta(checkpoint_id=checkpoint.id, tokens_id=tokens.id, result=result)
+    checkpoint, (tokens, *others) = run.inputs["checkpoint"], subject.sources
+    meta = EvaluationMeta(
+        checkpoint_id=checkpoint.id,
+        tokens_id=tokens.id,
+        more_tokens_ids=tuple(source.id for source in others),
+        result=result,
+    )
     temporary, final = run.outputs / ".evaluation.tmp", run.outputs / "evaluation"
     temporary.mkdir(parents=True)
     (temporary / EVALUATION_JSON).write_text(meta.model_dump_json(indent=2), "utf-8")
     text = render_evaluation(meta, subject.model.config, checkpoint=checkpoint.name)
     (temporary / REPORT_MD).write_text(text, "utf-8")
     publish(temporary, final)
-    name = f"{checkpoint.name} on {tokens.name}"
+    name = f"{checkpoint.name} on {' and '.join(source.name for source in subject.sources)}"[:200]
     report(OutputLine(output=ArtifactType.EVALUATION, path=str(final), name=name, meta=meta))
     return True
 
@@ -94,18 +108,16 @@ def _open(
     report(PhaseLine(phase="loading"))
     folder, device = run.inputs["checkpoint"].path, choose_device(spec.device)
     tokenizer = Tokenizer.load(folder)
-    meta = TokenSplit(run.inputs["tokens"].path, spec.split).meta
-    if meta.tokenizer_sha256 != tokenizer.sha256:
-        raise JobFailedError(
-            "The tokens were made with another tokenizer than the checkpoint's.",
-            code=FailureCode.BAD_DATA,
-            hint="Tokenize the dataset again with `tokenizer` set to the checkpoint's.",
-        )
+    more = (f"more_tokens.{index}" for index in range(len(spec.more_tokens)))
+    sources = tuple(run.inputs[name] for name in ("tokens", *more))
+    for source in sources:
+        _check_tokenizer(source, spec.split, tokenizer)
     model = load_model(folder).to(device)
     model.compute_dtype = choose_dtype("auto", device)
     return _Subject(
         run=run,
         spec=spec,
+        sources=sources,
         model=model,
         tokenizer=tokenizer,
         device=device,
@@ -114,8 +126,30 @@ def _open(
     )
 
 
-def _score(subject: _Subject) -> SourceScore | None:
-    spec, split = subject.spec, subject.split(subject.spec.split)
+def _check_tokenizer(source: RunInput, split: Split, tokenizer: Tokenizer) -> None:
+    if TokenSplit(source.path, split).meta.tokenizer_sha256 != tokenizer.sha256:
+        raise JobFailedError(
+            f"{source.name!r} was encoded with another tokenizer than the checkpoint's.",
+            code=FailureCode.BAD_DATA,
+            hint="Tokenize the dataset again with `tokenizer` set to the checkpoint's.",
+        )
+
+
+def _scores(subject: _Subject) -> tuple[SourceScore, ...] | None:
+    """Of each source; None when interrupted."""
+    scores: list[SourceScore] = []
+    for step, source in enumerate(subject.sources, start=1):
+        score = _score(subject, source)
+        if score is None:
+            return None
+        scores.append(score)
+        total = len(subject.sources)
+        subject.report(ProgressLine(step=step, total_steps=total, message="sources measured"))
+    return tuple(scores)
+
+
+def _score(subject: _Subject, source: RunInput) -> SourceScore | None:
+    spec, split = subject.spec, TokenSplit(source.path, subject.spec.split)
     kind = PackedDialogues if split.meta.format == "dialogues" else DocumentWindows
     batches = kind(
         split,
@@ -127,8 +161,7 @@ def _score(subject: _Subject) -> SourceScore | None:
     sums = score_documents(subject.model, batches, token_bytes, interrupted=subject.stopping)
     if sums is None:
         return None
-    source = subject.run.inputs["tokens"].name
-    return summarise(sums, source, samples=spec.bootstrap_samples, seed=spec.seed % 2**32)
+    return summarise(sums, source.name, samples=spec.bootstrap_samples, seed=spec.seed % 2**32)
 
 
 def _samples(subject: _Subject) -> tuple[EvaluationSample, ...]:

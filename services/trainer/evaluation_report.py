@@ -13,11 +13,12 @@ Row = tuple[str, ...]
 
 def render_evaluation(meta: EvaluationMeta, model: ModelConfig, *, checkpoint: str) -> str:
     """All of `meta` for a reader."""
+    tokens = ", ".join(f"`{name}`" for name in (meta.tokens_id, *meta.more_tokens_ids))
     head = [
         f"# Evaluation: {plain(checkpoint)}",
         "",
         f"Checkpoint `{meta.checkpoint_id}`, {model.num_parameters:,} parameters, on tokens "
-        f"`{meta.tokens_id}`.",
+        f"{tokens}.",
     ]
     result = meta.result
     sections = (head, _quality(result), _memory(result), _samples(result))

@@ -33,16 +33,20 @@ class EvaluateSpec(Spec):
     INPUTS: ClassVar[dict[str, ArtifactType]] = {
         "checkpoint": ArtifactType.CHECKPOINT,
         "tokens": ArtifactType.TOKENS,
+        "more_tokens": ArtifactType.TOKENS,
     }
 
     checkpoint: InputRef
     """What to measure."""
     tokens: InputRef
     """Documents or dialogues, encoded with the checkpoint's tokenizer."""
+    more_tokens: tuple[InputRef, ...] = Field((), max_length=31)
+    """Further sources, each measured for itself in the same report; samples and memory are of
+    `tokens` alone."""
     split: Literal["validation", "train"] = "validation"
     """Which part of them is measured."""
     max_tokens: int | None = Field(None, ge=2)
-    """Measure the first so many tokens only; by default all."""
+    """Measure the first so many tokens of each source only; by default all."""
     bootstrap_samples: int = Field(1000, ge=10, le=100_000)
     """Resamplings of the documents behind each interval."""
     prompts: tuple[Annotated[str, StringConstraints(max_length=2000)], ...] = Field(

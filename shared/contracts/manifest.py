@@ -161,6 +161,8 @@ class EvaluationMeta(Contract):
     """What was measured."""
     tokens_id: str
     """On what."""
+    more_tokens_ids: tuple[str, ...] = ()
+    """And on what else, in the order of the result's sources after the first."""
     result: Evaluation
     """What came out."""
 

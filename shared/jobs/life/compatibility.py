@@ -91,16 +91,18 @@ def _check_finetune(spec: FinetuneSpec, metas: Mapping[str, ArtifactMeta], point
 
 
 def _check_evaluate(spec: EvaluateSpec, metas: Mapping[str, ArtifactMeta], pointer: str) -> None:
-    tokens = _meta(metas, "tokens", TokensMeta)
     checkpoint = _meta(metas, "checkpoint", CheckpointMeta)
-    if tokens is not None and getattr(tokens, spec.split).learned_tokens < 2:
-        raise InvalidInputError(
-            f"The token set's {spec.split} split is empty.",
-            hint="Measure the other split, or tokenize again with a validation_dataset.",
-            pointer=f"{pointer}/split",
-        )
-    if tokens is not None and checkpoint is not None:
-        _check_tokenizer(tokens, checkpoint, "the checkpoint", pointer)
+    for name, tokens in metas.items():
+        if not isinstance(tokens, TokensMeta):
+            continue
+        if getattr(tokens, spec.split).learned_tokens < 2:
+            raise InvalidInputError(
+                f"The {spec.split} split of {name} is empty.",
+                hint="Measure the other split, or tokenize again with a validation_dataset.",
+                pointer=f"{pointer}/split",
+            )
+        if checkpoint is not None:
+            _check_tokenizer(tokens, checkpoint, "the checkpoint", pointer, name=name)
 
 
 def _check_tokens(tokens: TokensMeta, wanted: str, context_length: int, pointer: str) -> None:
@@ -128,14 +130,19 @@ def _check_tokens(tokens: TokensMeta, wanted: str, context_length: int, pointer:
 
 
 def _check_tokenizer(
-    tokens: TokensMeta, checkpoint: CheckpointMeta, whose: str, pointer: str
+    tokens: TokensMeta,
+    checkpoint: CheckpointMeta,
+    whose: str,
+    pointer: str,
+    *,
+    name: str = "tokens",
 ) -> None:
     if tokens.tokenizer_sha256 != checkpoint.tokenizer_sha256:
         raise InvalidInputError(
             f"The tokens were made with another tokenizer ({tokens.tokenizer_sha256[:12]}) "
             f"than {whose} ({checkpoint.tokenizer_sha256[:12]}).",
             hint="Tokenize the dataset again with `tokenizer` set to the base model's.",
-            pointer=f"{pointer}/tokens",
+            pointer=f"{pointer}{pointer_to(name)}",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,41 @@ def test_the_job_writes_numbers_and_a_report(tmp_path: Path) -> None:
     assert f"{score.bits_per_byte:.4f}" in report
 
 
+def test_several_sources_are_measured_each_for_itself(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint", model())
+    dialogue = ([1, 5, 6, 2, 7, 8, 0], [0, 0, 0, 0, 1, 1, 1])
+    tokens = {
+        "tokens": tiny_tokens(tmp_path / "text"),
+        "more_tokens.0": write_documents(tmp_path / "other", [[5, 0]], [[5, 6, 7, 0], [9, 0]]),
+        "more_tokens.1": write_dialogues(tmp_path / "chat", [dialogue], [dialogue]),
+    }
+
+    def measured(asked: EvaluateSpec, names: dict[str, str]) -> EvaluationMeta:
+        inputs = {"checkpoint": RunInput(id=str(asked.checkpoint), path=folder, name="model")}
+        for (name, (_, given)), source in zip(
+            list(asked.input_references().items())[1:], names, strict=True
+        ):
+            inputs[name] = RunInput(id=str(given), path=tokens[source], name=names[source])
+        run = make_run(tmp_path / f"run-{len(names)}-{min(names)}", tiny_spec(), {}).model_copy(
+            update={"kind": JobKind.EVALUATE, "spec": asked, "inputs": inputs}
+        )
+        lines: list[ProgressMessage] = []
+        assert evaluate(run, asked, report=lines.append, publish=publish_folder, stopping=never)
+        (output,) = [line for line in lines if isinstance(line, OutputLine)]
+        assert isinstance(output.meta, EvaluationMeta)
+        report = (Path(output.path) / REPORT_MD).read_text()
+        assert re.findall(r"^\| (\w+) \| \d", report, re.MULTILINE) == list(names.values())
+        return output.meta
+
+    more = [new_id(IdPrefix.DATASET), new_id(IdPrefix.DATASET)]
+    names = {"tokens": "text", "more_tokens.0": "other", "more_tokens.1": "chat"}
+    together = measured(spec(more_tokens=more), names)
+    assert together.more_tokens_ids == tuple(more)
+    alone = [measured(spec(), {key: name}).result.sources[0] for key, name in names.items()]
+    assert together.result.sources == tuple(alone)
+    assert [(s.source, s.documents) for s in alone] == [("text", 8), ("other", 2), ("chat", 1)]
+
+
 def test_tokens_of_another_tokenizer_are_refused_in_the_job_too(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint", model())
     tokens = write_documents(
@@ -230,6 +266,17 @@ def test_what_cannot_be_measured_is_refused_at_submission(tmp_path: Path) -> Non
         check_inputs(spec(), {"tokens": tokens, "checkpoint": other})
     train = tokens.train.model_copy(update={"learned_tokens": 0})
     empty = tokens.model_copy(update={"train": train})
-    with pytest.raises(InvalidInputError, match="train split is empty") as caught:
+    with pytest.raises(InvalidInputError, match="train split of tokens is empty") as caught:
         check_inputs(spec(split="train"), {"tokens": empty, "checkpoint": checkpoint})
     assert caught.value.pointer == "/spec/split"
+    two = spec(more_tokens=[new_id(IdPrefix.DATASET)])
+    foreign = tokens.model_copy(update={"tokenizer_sha256": "0" * 64})
+    metas = {"tokens": tokens, "more_tokens.0": foreign, "checkpoint": checkpoint}
+    with pytest.raises(InvalidInputError, match="another tokenizer") as caught:
+        check_inputs(two, metas)
+    assert caught.value.pointer == "/spec/more_tokens/0"
+    nothing = tokens.model_copy(
+        update={"validation": tokens.validation.model_copy(update={"learned_tokens": 0})}
+    )
+    with pytest.raises(InvalidInputError, match=r"split of more_tokens\.0 is empty"):
+        check_inputs(two, metas | {"more_tokens.0": nothing})
