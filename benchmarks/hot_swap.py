@@ -47,6 +47,7 @@ from shared.contracts.manifest import (
 )
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.serving import MODELS_INDEX_KEY, ModelPointer, ModelsIndex
+from shared.model.canary import canary_loss
 from shared.model.transformer import Transformer
 from shared.model.weights import save_weights
 from shared.storage.folders import describe_folder, store_folder
@@ -88,7 +89,8 @@ class Publisher:
         manifest = Manifest(
             id=checkpoint, job_id=job, token=1, created_at=utc_now(), files=describe_folder(folder),
             meta=CheckpointMeta(
-                step=1, stage="pretrain", model=model.config, tokenizer_sha256=tokenizer.sha256
+                step=1, stage="pretrain", model=model.config, tokenizer_sha256=tokenizer.sha256,
+                canary_loss=canary_loss(model.config, model.state_dict(), tokenizer),
             ),
         )  # fmt: skip
         prefix = checkpoint_prefix(job, 1, 1)

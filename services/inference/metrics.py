@@ -82,9 +82,10 @@ class Metrics:
         """A request was refused before any work, for a reason such as `queue_full`."""
         self._rejected.labels(reason).inc()
 
-    def on_swap(self, pointer: ModelPointer, seconds: float) -> None:
+    def on_swap(self, pointer: ModelPointer, seconds: float | None) -> None:
         """See SwapObserver."""
-        self._swaps.labels(pointer.model).observe(seconds)
+        if seconds is not None:
+            self._swaps.labels(pointer.model).observe(seconds)
 
     def on_swap_failure(self, pointer: ModelPointer, stage: LoadStage) -> None:
         """See SwapObserver."""

@@ -46,6 +46,7 @@ class ModelRegistry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._models: dict[str, LoadedModel] = {}
+        self._pointers: dict[str, ModelPointer] = {}
         self._failures: dict[str, SwapFailure] = {}
         self._announced: frozenset[str] = frozenset()
 
@@ -54,13 +55,20 @@ class ModelRegistry:
         with self._lock:
             replaced = self._models.get(model.name)
             self._models[model.name] = model
+            self._pointers[model.name] = model.pointer
             self._failures.pop(model.name, None)
             return replaced
 
-    def forget_failure(self, name: str) -> None:
-        """The version that failed is not wanted any longer."""
+    def confirm(self, pointer: ModelPointer) -> None:
+        """What is served is what `pointer` wants; a newer version that failed is not wanted."""
         with self._lock:
-            self._failures.pop(name, None)
+            self._pointers[pointer.model] = pointer
+            self._failures.pop(pointer.model, None)
+
+    def pointer(self, name: str) -> ModelPointer | None:
+        """The last pointer that named the version that is served."""
+        with self._lock:
+            return self._pointers.get(name)
 
     def record_failure(self, pointer: ModelPointer, reason: str, *, retryable: bool) -> SwapFailure:
         """Remember why `pointer` is not served; the older version goes on."""
@@ -83,6 +91,7 @@ class ModelRegistry:
             self._announced = frozenset(names)
             for gone in (self._models.keys() | self._failures.keys()) - self._announced:
                 self._models.pop(gone, None)
+                self._pointers.pop(gone, None)
                 self._failures.pop(gone, None)
 
     def served(self, name: str) -> LoadedModel | None:

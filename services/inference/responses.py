@@ -144,6 +144,8 @@ class ModelCard(Answer):
     owned_by: str = "ryan-gpt"
     version: int
     """The version that answers now."""
+    pinned: bool
+    """Whether it stays whatever is published later."""
     checkpoint_id: str
     sha256: str
     """Digest of the checkpoint's manifest."""

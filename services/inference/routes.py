@@ -39,12 +39,12 @@ def openai_router(service: InferenceService) -> APIRouter:
     @router.get("/models", operation_id="listModels", tags=["models"])
     async def list_models() -> ModelList:
         """Every model that is served, newest publication first."""
-        return ModelList(data=[_card(model) for model in service.models.models()])
+        return ModelList(data=[_card(service, model) for model in service.models.models()])
 
     @router.get("/models/{name}", operation_id="getModel", tags=["models"])
     async def get_model(name: str) -> ModelCard:
         """One served model."""
-        return _card(service.models.resolve(name))
+        return _card(service, service.models.resolve(name))
 
     @router.post(
         "/completions",
@@ -161,12 +161,13 @@ def _plan(body: SamplingRequest, shape: AnswerShape, n: int, candidates: int) ->
     )
 
 
-def _card(model: LoadedModel) -> ModelCard:
-    pointer = model.pointer
+def _card(service: InferenceService, model: LoadedModel) -> ModelCard:
+    pointer = service.models.pointer(model.name) or model.pointer
     return ModelCard(
         id=model.name,
         created=int(pointer.published_at.timestamp()),
         version=model.version,
+        pinned=pointer.pinned,
         checkpoint_id=pointer.checkpoint_id,
         sha256=pointer.manifest_sha256,
         stage=model.stage,

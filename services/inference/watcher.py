@@ -11,6 +11,7 @@ import logging
 import random
 import threading
 import time
+from datetime import datetime
 from typing import Protocol
 
 from pydantic import ValidationError
@@ -32,8 +33,9 @@ LONGEST_BACKOFF_SECONDS = 300.0
 class SwapObserver(Protocol):
     """Told how swaps went, for metrics."""
 
-    def on_swap(self, pointer: ModelPointer, seconds: float) -> None:
-        """A version is served, so many seconds after its publication."""
+    def on_swap(self, pointer: ModelPointer, seconds: float | None) -> None:
+        """A version is served, so many seconds after its publication; None where that was long
+        ago: at start, and when a pin is set or lifted."""
 
     def on_swap_failure(self, pointer: ModelPointer, stage: LoadStage) -> None:
         """A version is not served because of what happened at `stage`."""
@@ -64,6 +66,8 @@ class ModelWatcher:
         self._seen: ModelsIndex | None = None
         self._retry_at: dict[str, float] = {}
         self._previous: dict[str, str] = {}  # checkpoints kept on disk for a quick way back
+        self._started = utc_now()
+        self._published: dict[str, datetime] = {}
         self._reachable = True
         self.last_read = time.monotonic()
         """When the index was last read."""
@@ -125,12 +129,12 @@ class ModelWatcher:
         return index
 
     def _wants(self, pointer: ModelPointer) -> bool:
-        served = self._registry.served(pointer.model)
-        if served is not None and _same_version(served.pointer, pointer):
-            self._registry.forget_failure(pointer.model)  # rolled back from a bad version
-            return False
-        if served is not None and pointer.seq < served.pointer.seq:
+        present = self._registry.pointer(pointer.model)
+        if present is not None and pointer.seq < present.seq:
             return False  # an old index, read late or written by a leader that is none any more
+        if present is not None and _same_version(present, pointer):
+            self._registry.confirm(pointer)  # perhaps rolled back to from a bad version
+            return False
         if self._draining.blocks(pointer.model):
             return False  # what is newest when it has ended is loaded then
         failure = self._registry.failure(pointer.model)
@@ -148,10 +152,16 @@ class ModelWatcher:
         if replaced is not None:
             self._previous[pointer.model] = replaced.pointer.checkpoint_id
             self._draining.begin(replaced, model)
-        seconds = (utc_now() - pointer.published_at).total_seconds()
-        self._observer.on_swap(pointer, max(0.0, seconds))
+        self._observer.on_swap(pointer, self._seconds_since_publication(pointer))
         logger.info("Serving %s:%s", pointer.model, pointer.version)
         return True
+
+    def _seconds_since_publication(self, pointer: ModelPointer) -> float | None:
+        newest = self._published.get(pointer.model, self._started)
+        if pointer.published_at <= newest:
+            return None
+        self._published[pointer.model] = pointer.published_at
+        return max(0.0, (utc_now() - pointer.published_at).total_seconds())
 
     def _fail(self, pointer: ModelPointer, error: Exception) -> None:
         retryable = not isinstance(error, PlatformError) or isinstance(

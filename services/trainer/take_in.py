@@ -36,6 +36,7 @@ from shared.contracts.progress import (
     ProgressMessage,
 )
 from shared.contracts.run_file import RunFile
+from shared.model.canary import canary_loss
 from shared.model.foreign_weights import (
     model_config_of,
     move_vocabulary,
@@ -200,6 +201,7 @@ def _write_checkpoint(
         stage=spec.stage,
         model=config,
         tokenizer_sha256=tokenizer.sha256,
+        canary_loss=canary_loss(config, taken.model.state_dict(), tokenizer),
         final=True,
     )
     report(CheckpointLine(path=str(folder), meta=meta))

@@ -51,6 +51,7 @@ from shared.contracts.progress import (
 )
 from shared.contracts.run_file import RunFile
 from shared.contracts.training_specs import FinetuneSpec, TrainSpec
+from shared.model.canary import canary_loss
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +153,8 @@ class Session:
             tokenizer=self.material.tokenizer,
             publish=self.outside.publish,
         )
+        loss = canary_loss(meta.model, self.snapshot.weights, self.material.tokenizer)
+        meta = meta.model_copy(update={"canary_loss": loss})
         self.outside.report(CheckpointLine(path=str(folder), best=best, meta=meta))
 
     def roll_back(self) -> int:

@@ -139,6 +139,9 @@ class CheckpointMeta(Contract):
     """The tokenizer the weights were trained with."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """Latest evaluation: validation_loss, bits_per_byte, ..."""
+    canary_loss: float | None = None
+    """Loss of a fixed short text by these weights in float32, nats a token (`model.canary`): who
+    loads them must find the same. None in older checkpoints."""
     final: bool = False
     """Whether the run ended with it."""
 

@@ -38,6 +38,9 @@ class ModelPointer(Contract):
     manifest_sha256: Sha256
     stage: Literal["pretrain", "finetune"]
     published_at: datetime
+    """When the model's newest version was published; a pin does not change it."""
+    pinned: bool = False
+    """Whether this version is served whatever is published later."""
 
 
 class ModelsIndex(Contract):

@@ -38,6 +38,7 @@ class FollowingSite:
         self.folder = folder / "inference"
         self.registry = ModelRegistry()
         self.swaps: list[tuple[int, bool]] = []
+        self.swap_seconds: list[float | None] = []
         self.failed_at: LoadStage | None = None
         self.busy: set[int] = set()
         """Versions that requests are bound to."""
@@ -62,8 +63,8 @@ class FollowingSite:
             interval_seconds=0.0,
         )
 
-    def on_swap(self, pointer: ModelPointer, seconds: float) -> None:
-        assert seconds >= 0
+    def on_swap(self, pointer: ModelPointer, seconds: float | None) -> None:
+        self.swap_seconds.append(seconds)
         self.swaps.append((pointer.version, True))
 
     def on_swap_failure(self, pointer: ModelPointer, stage: LoadStage) -> None:

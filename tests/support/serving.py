@@ -14,6 +14,7 @@ from shared.base.ids import IdPrefix, new_id
 from shared.contracts.manifest import MANIFEST_NAME, CheckpointMeta, Manifest
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.serving import MODELS_INDEX_KEY, ModelPointer, ModelsIndex
+from shared.model.canary import canary_loss
 from shared.model.transformer import Transformer
 from shared.storage.base import ObjectStore
 from shared.storage.folders import describe_folder, store_folder
@@ -106,6 +107,7 @@ class Publisher:
                 stage=stage,
                 model=model.config,
                 tokenizer_sha256=small_tokenizer().sha256,
+                canary_loss=canary_loss(model.config, model.state_dict(), small_tokenizer()),
             ),
         )
         prefix = checkpoint_prefix(job_id, 1, version)

@@ -124,6 +124,7 @@ def _pointer(choice: _Choice, seq: int) -> ModelPointer:
             "manifest_sha256": checkpoint.manifest_sha256,
             "stage": checkpoint.stage,
             "published_at": choice.model.published_at,
+            "pinned": choice.model.pinned_version is not None,
         }
     )
 

@@ -236,6 +236,7 @@ def test_the_list_of_models(site: Site) -> None:
         "created": int(pointer.published_at.timestamp()),
         "owned_by": "ryan-gpt",
         "version": 1,
+        "pinned": False,
         "checkpoint_id": pointer.checkpoint_id,
         "sha256": pointer.manifest_sha256,
         "stage": "finetune",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from services.inference.registry import ModelNotFoundError, ModelNotReadyError
+from shared.base.clock import utc_now
 from shared.base.errors import UnavailableError
 from shared.contracts.manifest import MODEL_CONFIG_JSON, MODEL_WEIGHTS, TOKENIZER_JSON
 from shared.contracts.serving import MODELS_INDEX_KEY, ModelPointer
@@ -96,6 +98,32 @@ def test_an_old_index_written_late_is_ignored(site: Site) -> None:
     assert (site.loads, site.version()) == ([2], 2)
 
 
+def test_an_older_pointer_to_another_version_is_ignored_after_one_to_the_same(site: Site) -> None:
+    first = site.publisher.publish("demo", FIRST)
+    second = site.publisher.publish("demo", SECOND)
+    site.poll()
+    site.publisher.point_to(first)
+    between = site.store.get_bytes(MODELS_INDEX_KEY)
+    site.publisher.point_to(second)
+    site.poll()
+    site.store.put_bytes(MODELS_INDEX_KEY, between)
+    site.poll()
+    assert (site.loads, site.version()) == ([2], 2)
+
+
+def test_seconds_are_counted_from_a_publication_and_not_from_an_old_one(site: Site) -> None:
+    first = site.publisher.publish("demo", FIRST)
+    site.poll()
+    late = utc_now() + timedelta(seconds=60)
+    second = site.publisher.store_version("demo", 2, SECOND)
+    second = second.model_copy(update={"published_at": late})
+    for pointer in (second, first, second):
+        site.publisher.point_to(pointer)
+        site.poll()
+    assert [version for version, _ in site.swaps] == [1, 2, 1, 2]
+    assert site.swap_seconds == [None, 0.0, None, None]
+
+
 def spoil_weights(name: str, value: float) -> Any:
     def spoil(folder: Path) -> None:
         state = load_file(folder / MODEL_WEIGHTS)
@@ -124,6 +152,14 @@ def overflow(folder: Path) -> None:
     save_file(state, folder / MODEL_WEIGHTS)
 
 
+def exchange_layers(folder: Path) -> None:
+    """Whole, finite, of the right shapes, and another model."""
+    state = load_file(folder / MODEL_WEIGHTS)
+    one, other = (f"model.layers.{n}.self_attn.q_proj.weight" for n in (0, 1))
+    state[one], state[other] = state[other], state[one]
+    save_file(state, folder / MODEL_WEIGHTS)
+
+
 def other_tokenizer(folder: Path) -> None:
     (folder / TOKENIZER_JSON).write_text(small_tokenizer(310).json_text)
 
@@ -143,7 +179,8 @@ def cut_weights(folder: Path) -> None:
     [
         (spoil_weights("model.layers.1.mlp.up_proj.weight", float("nan")), "holds NaN"),
         (spoil_weights("model.embed_tokens.weight", float("inf")), "holds NaN or infinity"),
-        (overflow, "computes NaN or infinity for a test prompt"),
+        (overflow, "computes NaN or infinity for a test text"),
+        (exchange_layers, r"a loss of \d+\.\d{4} on the test text, and its trainer found \d"),
         (drop_tensor, "The weights lack model.norm.weight"),
         (change_shape, r"model.norm.weight has shape \(63,\), expected \(64,\)"),
         (cut_weights, "is not a whole safetensors file"),
@@ -167,6 +204,15 @@ def test_a_bad_checkpoint_is_refused_once_and_the_old_one_serves(
     site.publisher.publish("demo", SECOND)
     site.poll()
     assert (site.version(), site.reason()) == (3, None)
+
+
+def test_a_version_whose_loss_nobody_noted_is_only_tried(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.support.serving.canary_loss", lambda *_: None)
+    site.publisher.publish("demo", FIRST, spoil=exchange_layers)
+    site.poll()
+    assert site.version() == 1
 
 
 def change_object(site: Site, pointer: ModelPointer, change: Any) -> None:

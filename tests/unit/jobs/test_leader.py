@@ -29,7 +29,7 @@ from shared.jobs.life.lifecycle import claim
 from shared.jobs.life.presence import worker_gone, worker_heartbeat
 from shared.jobs.life.publication import pin, publish
 from shared.storage.local import LocalStore
-from tests.support.rows import INGEST, claim_next, commit, running_training, submit
+from tests.support.rows import INGEST, SHA_B, claim_next, commit, running_training, submit
 from tests.support.waiting import wait_until
 
 FACTOR = 0.04
@@ -344,7 +344,7 @@ def test_pointers_follow_rows(database: Database, store: LocalStore) -> None:
     written = pointer(store, "demo")
     assert (written.version, written.seq, written.checkpoint_id) == (2, 1, second.id)
     assert written.manifest_key == f"{second.prefix}manifest.json"
-    assert (written.manifest_sha256, written.stage) == ("b" * 64, "pretrain")
+    assert (written.manifest_sha256, written.stage, written.pinned) == (SHA_B, "pretrain", False)
     assert hints.sent == [(HintChannel.MODELS, '{"model": "demo", "seq": 1}')]
     assert write_dirty_pointers(database, store, hints) == []
     with database.transaction() as session:
@@ -352,10 +352,10 @@ def test_pointers_follow_rows(database: Database, store: LocalStore) -> None:
         publish(session, "a-second", second.id)
     assert write_dirty_pointers(database, store, hints) == ["a-second", "demo"]
     written = pointer(store, "demo")
-    assert (written.version, written.seq, written.checkpoint_id) == (1, 2, first.id)
+    assert (written.version, written.seq, written.pinned) == (1, 2, True)
+    assert written.checkpoint_id == first.id
     index = ModelsIndex.model_validate_json(store.get_bytes(MODELS_INDEX_KEY))
-    assert (index.seq, [m.model for m in index.models]) == (2, ["demo", "a-second"])
-    assert index.models == (written, pointer(store, "a-second"))
+    assert (index.seq, index.models) == (2, (written, pointer(store, "a-second")))
 
 
 def test_a_pointer_never_goes_back_in_number(database: Database, store: LocalStore) -> None:

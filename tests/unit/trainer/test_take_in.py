@@ -19,14 +19,16 @@ from services.trainer.take_in import take_in
 from shared.base.errors import JobFailedError
 from shared.base.ids import IdPrefix, new_id
 from shared.contracts.checkpoint_specs import ImportSpec
+from shared.contracts.manifest import MODEL_WEIGHTS
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.names import SPECIAL_TOKENS, JobKind
 from shared.contracts.progress import CheckpointLine, OutputLine
 from shared.contracts.run_file import RunFile, RunInput
 from shared.jobs.program import publish_folder
+from shared.model.canary import canary_loss
 from shared.model.huggingface import export_huggingface
 from shared.model.transformer import Transformer, initialize
-from shared.model.weights import load_model
+from shared.model.weights import load_model, load_state
 from shared.text.tokenizer import Tokenizer
 from tests.support.hostile import Hostile, torch_archive
 from tests.support.models import small_tokenizer, write_checkpoint
@@ -98,6 +100,12 @@ def test_an_exported_folder_comes_back_bit_for_bit(tmp_path: Path, family: str, 
     reported = taken_in(tmp_path, files_of(folder), stage="finetune")
     (line,) = [entry for entry in reported if isinstance(entry, CheckpointLine)]
     assert (line.meta.step, line.meta.stage, line.meta.final) == (0, "finetune", True)
+    loss = canary_loss(
+        line.meta.model,
+        load_state(Path(line.path) / MODEL_WEIGHTS),
+        Tokenizer.load(Path(line.path)),
+    )
+    assert line.meta.canary_loss == loss
     assert sorted(path.name for path in Path(line.path).iterdir()) == [
         "model.safetensors",
         "model_config.json",

@@ -17,6 +17,7 @@ from shared.base.ids import IdPrefix, new_id
 from shared.contracts.manifest import MODEL_WEIGHTS
 from shared.contracts.progress import PhaseLine, SampleLine
 from shared.contracts.training_specs import FinetuneSpec
+from shared.model.canary import canary_loss
 from shared.model.transformer import Transformer
 from shared.model.weights import load_model, load_state
 from shared.text.tokenizer import Tokenizer
@@ -131,7 +132,11 @@ def test_the_checkpoint_with_the_lowest_validation_loss_is_best(
 
 def test_a_checkpoint_is_self_contained(tmp_path: Path, tokens: Path) -> None:
     recording = trained(tmp_path / "run", tokens, max_steps=2)
-    folder = Path(recording.checkpoints()[-1].path)
+    line = recording.checkpoints()[-1]
+    folder = Path(line.path)
+    assert line.meta.canary_loss == canary_loss(
+        line.meta.model, load_state(folder / MODEL_WEIGHTS), Tokenizer.load(folder)
+    )
     assert sorted(path.name for path in folder.iterdir()) == [
         "model.safetensors",
         "model_config.json",
