@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -10,6 +11,8 @@ from sqlalchemy.orm import Session
 
 from shared.db.repositories import workers
 from shared.db.session import database_now
+
+logger = logging.getLogger(__name__)
 
 LEADER_NAME = "sweeps"
 CLOCK_SLACK = timedelta(seconds=2)
@@ -64,6 +67,8 @@ class Leadership:
         if self._token is None:
             return False
         if self._since is None or self._is_broken(now, elapsed):
+            if self._since is not None:
+                logger.warning("The lead was out of sight, or a clock was set: all leases anew.")
             self._since = now
         self._last_contact, self._last_elapsed = now, elapsed
         return True
