@@ -43,8 +43,8 @@ test: $(DEV) ## Run every test
 test-compose: $(DEV) ## Build the images and try the compose file on a real Docker engine
 	@$(BIN)/python -m pytest -q -s tests/compose
 
-chaos: $(DEV) ## Break everything at true durations and write docs/chaos-report.md (an hour; QUICK=1: 20 minutes)
-	@$(BIN)/python -m tests.faults.chaos $(if $(QUICK),--quick)
+chaos: $(DEV) ## Break everything at true durations and write docs/chaos-report.md (an hour; QUICK=1: 20 minutes; ONLY="F3 F15")
+	@$(BIN)/python -m tests.faults.chaos $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 check: $(DEV) ## Lint, formatting, types, import contracts
 	@$(BIN)/ruff check .

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shared.base.clock import utc_now
+from shared.base.version import code_version
 from shared.contracts.names import JobState
 from tests.faults.cluster import Cluster
 from tests.faults.history import Result, check_history, result_of
@@ -126,4 +129,6 @@ def inject(
     ledger.served, ledger.torn = reader.served, len(reader.torn)
     ledger.failures += reader.torn
     ledger.seconds = time.monotonic() - since
+    ledger.at = f"{utc_now():%Y-%m-%d %H:%M}"
+    ledger.code_version, ledger.load = code_version(), os.getloadavg()[2]
     return ledger

@@ -1,7 +1,8 @@
 """`python -m tests.faults.chaos`: every class of faults at true durations, and a report of it.
 
 Platforms run side by side, each driven by a process of its own, since most faults are long waits.
-The report is written anew with every result, so that a run that is cut short leaves one too.
+The report is written anew with every result, so that a run that is cut short leaves one too; with
+`--only` the other classes keep the results they had.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.faults.catalogue import FULL, PLATFORMS, QUICK, Platform, inject, undisturbed
 from tests.faults.cluster import ROOT, Cluster, running_cluster
 from tests.faults.ledger import Ledger
-from tests.faults.report import render, write
+from tests.faults.report import Report
 from tests.faults.trial import Scale
 
-REPORT = ROOT / "docs" / "chaos-report.md"
 POLL_SECONDS = 2.0
 PATIENCE_SECONDS = 3600.0
 """An hour: what is slow because the machine is busy is no failure."""
@@ -37,16 +38,19 @@ def main() -> int:
     arguments = _parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
     scale = QUICK if arguments.quick else FULL
+    chosen = _chosen(arguments.only)
     if arguments.platform:
-        [platform] = [known for known in PLATFORMS if known.name == arguments.platform]
+        [platform] = [known for known in chosen if known.name == arguments.platform]
         _drive(platform, scale, arguments.folder)
         return 0
-    report = arguments.report or (None if arguments.quick else REPORT)
-    chosen = [p for p in PLATFORMS if not arguments.only or p.name in arguments.only]
+    wanted = sum(len(platform.scenarios) for platform in PLATFORMS)
+    report = Report(quick=arguments.quick, scale=scale, wanted=wanted)
+    if arguments.only:
+        report.recall()
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=arguments.folder))
-    ledgers = _run_all(chosen, scale, folder, report, quick=arguments.quick)
-    wanted = sum(len(platform.scenarios) for platform in chosen)
-    if len(ledgers) < wanted or not all(ledger.is_good for ledger in ledgers):
+    is_good = _run_all(chosen, arguments, folder, report)
+    print(f"\n{report.render()}", flush=True)  # noqa: T201 - what the command is for
+    if not is_good:
         _say(f"What the platforms wrote is kept in {folder}")
         return 1
     shutil.rmtree(folder)
@@ -54,60 +58,76 @@ def main() -> int:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Break a platform in every way, for hours.")
+    parser = argparse.ArgumentParser(description="Break a platform in every way, for an hour.")
     parser.add_argument("--quick", action="store_true", help="a tenth of all durations")
-    parser.add_argument("--only", nargs="*", default=[], help="platforms to run")
-    parser.add_argument("--report", type=Path, help=f"where to write (default: {REPORT})")
+    parser.add_argument("--only", nargs="*", default=[], help="classes (F3) or platforms to run")
     parser.add_argument("--folder", type=Path, help="where the platforms keep their files")
     parser.add_argument("--platform", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
+def _chosen(only: list[str]) -> list[Platform]:
+    """The platforms that have something to do, each with its part of the classes."""
+    chosen = []
+    for platform in PLATFORMS:
+        scenarios = [
+            scenario
+            for scenario in platform.scenarios
+            if not only or scenario.code in only or platform.name in only
+        ]
+        if scenarios:
+            chosen.append(replace(platform, scenarios=tuple(scenarios)))
+    return chosen
+
+
 def _run_all(
-    platforms: list[Platform], scale: Scale, folder: Path, report: Path | None, *, quick: bool
-) -> list[Ledger]:
-    since = time.monotonic()
+    platforms: list[Platform], arguments: argparse.Namespace, folder: Path, report: Report
+) -> bool:
+    """Drive them side by side, keeping the report up to date; return whether everything held."""
     wanted = sum(len(platform.scenarios) for platform in platforms)
     _say(f"{wanted} classes of faults on {len(platforms)} platforms, in {folder}")
-    drivers = [_start(platform, folder, quick=quick) for platform in platforms]
-    broken: set[int] = set()
-    ledgers: list[Ledger] = []
+    drivers = {platform.name: _start(platform, folder, arguments) for platform in platforms}
+    seen: dict[str, Ledger] = {}
+    broken: set[str] = set()
     try:
         while True:
-            is_over = all(driver.poll() is not None for driver in drivers)
-            for index, driver in enumerate(drivers):
-                if driver.returncode and index not in broken:
-                    broken.add(index)
-                    _say(f"{platforms[index].name} BROKE OFF with {driver.returncode}")
-            found = _read_results(folder)
-            for ledger in found[len(ledgers) :]:
-                _say(_sentence(ledger))
-            if len(found) > len(ledgers) or is_over:
-                ledgers = found
-                pending = wanted - len(ledgers)
-                text = render(ledgers, scale, seconds=time.monotonic() - since, pending=pending)
-                if report is not None:
-                    write(report, text)
+            is_over = all(driver.poll() is not None for driver in drivers.values())
+            for name, driver in drivers.items():
+                if driver.returncode and name not in broken:
+                    broken.add(name)
+                    _say(f"{name} BROKE OFF with {driver.returncode}, see {_own(folder, name)}")
+            for title, ledger in _read_results(folder).items():
+                if title not in seen:
+                    seen[title] = ledger
+                    _say(_sentence(ledger))
+                    report.add(ledger)
             if is_over:
-                print(f"\n{text}", flush=True)  # noqa: T201 - what the command is for
-                return ledgers
+                return len(seen) == wanted and all(ledger.is_good for ledger in seen.values())
             time.sleep(POLL_SECONDS)
     finally:
-        for driver in drivers:
+        for driver in drivers.values():
             driver.terminate()
-        for driver in drivers:
+        for driver in drivers.values():
             driver.wait()
 
 
-def _start(platform: Platform, folder: Path, *, quick: bool) -> subprocess.Popen[bytes]:
-    own = folder / platform.name.replace(" ", "-")
+def _start(
+    platform: Platform, folder: Path, arguments: argparse.Namespace
+) -> subprocess.Popen[bytes]:
+    own = _own(folder, platform.name)
     own.mkdir()
-    options = ["--platform", platform.name, "--folder", str(own), *(["--quick"] if quick else [])]
+    options = ["--platform", platform.name, "--folder", str(own)]
+    options += ["--quick"] if arguments.quick else []
+    options += ["--only", *arguments.only] if arguments.only else []
     with (own / "driver.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.faults.chaos", *options],
             cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
+
+
+def _own(folder: Path, platform: str) -> Path:
+    return folder / platform.replace(" ", "-")
 
 
 def _drive(platform: Platform, scale: Scale, folder: Path) -> None:
@@ -139,20 +159,22 @@ def _platform(platform: Platform, scale: Scale, folder: Path) -> Iterator[Cluste
         yield cluster
 
 
-def _read_results(folder: Path) -> list[Ledger]:
+def _read_results(folder: Path) -> dict[str, Ledger]:
+    """What has been found so far, by class and platform."""
     lines = [
         line
         for path in folder.glob(f"*/{RESULTS}")
         for line in path.read_text().splitlines()
         if line.endswith("}")
     ]
-    return [Ledger.from_dict(json.loads(line)) for line in lines]
+    ledgers = [Ledger.from_dict(json.loads(line)) for line in lines]
+    return {ledger.name: ledger for ledger in ledgers}
 
 
 def _sentence(ledger: Ledger) -> str:
     verdict = "holds" if ledger.is_good else "DOES NOT HOLD"
     return (
-        f"{ledger.code} {ledger.title}: {verdict} after {ledger.faults.total()} faults, "
+        f"{ledger.name}: {verdict} after {ledger.faults.total()} faults, "
         f"{ledger.ended} of {ledger.jobs} jobs sound, {ledger.equal} of {ledger.compared} "
         f"bit-equal, {ledger.seconds:.0f} s"
     )

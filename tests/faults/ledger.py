@@ -44,6 +44,16 @@ class Ledger:
     failures: list[str] = field(default_factory=list)
     """What went wrong, each in a sentence or a traceback."""
     seconds: float = 0.0
+    at: str = ""
+    """When it was over."""
+    code_version: str = ""
+    load: float = 0.0
+    """The machine's load average of the last quarter of an hour by then."""
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others."""
+        return f"{self.code} {self.title}"
 
     def measure(self, name: str, value: float, bound: float | None = None) -> None:
         """Note one measurement of a figure."""

@@ -13,6 +13,8 @@ import struct
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 CHUNK_BYTES = 1 << 16
@@ -31,6 +33,8 @@ class Tripwire:
     action: Callable[[], None]
     on_answer: bool = False
     tripped: threading.Event = field(default_factory=threading.Event)
+    at: datetime = field(default_factory=partial(datetime.now, UTC))
+    """When it tripped."""
 
 
 @dataclass(slots=True, eq=False)
@@ -173,6 +177,7 @@ class Proxy:
     def _trip(self, wire: Tripwire) -> bool:
         self.tripwire = None
         wire.action()
+        wire.at = datetime.now(UTC)
         wire.tripped.set()
         return True
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from shared.base.version import code_version
+from shared.base.files import write_bytes
+from tests.faults.cluster import ROOT
 from tests.faults.ledger import Figure, Ledger
 from tests.faults.trial import Scale
 
+REPORT = ROOT / "docs" / "chaos-report.md"
+RESULTS = ROOT / "benchmarks" / "results" / "chaos.json"
 DETECTION = "seconds until a fault is found"
 LOST_WORK = "checkpoint intervals of work lost"
 SAVE_MEDIAN = "seconds a save blocks training (median)"
@@ -19,26 +22,55 @@ SAVE_WORST = "seconds a save blocks training (worst)"
 STEP_RATIO = "step time, p99 over median, while uploading"
 
 
-def render(ledgers: Sequence[Ledger], scale: Scale, *, seconds: float, pending: int) -> str:
-    """The whole report as Markdown. `pending` says how many classes have no result yet."""
-    lines = ["# Faults injected, and what they cost", ""]
-    if pending:
-        lines += [f"**Not complete: {pending} classes of faults have no result here.**", ""]
-    lines += [
-        "Real processes on real servers: see [reliability.md](reliability.md) and `tests/faults/`.",
-        "",
-        f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC after {seconds / 60:.0f} minutes by "
-        f"`make chaos{' QUICK=1' if scale.time_factor < 1 else ''}`, version {code_version()}, "
-        f"{os.cpu_count()} CPU cores. All durations are multiplied by {scale.time_factor:g}.",
-        "",
-        *_headline(ledgers),
-        "",
-        "| class | jobs | faults | sound | bit-equal | read, torn | worst figures | holds |",
-        "|---|---|---|---|---|---|---|---|",
-        *map(_row, sorted(ledgers, key=_order)),
-        *_failures(ledgers),
-    ]
-    return "\n".join(lines) + "\n"
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """All results there are, kept as JSON and shown as Markdown."""
+
+    quick: bool
+    """Durations were divided, so it is shown but not kept."""
+    scale: Scale
+    wanted: int
+    """Classes there should be results of."""
+    ledgers: dict[str, Ledger] = field(default_factory=dict)
+
+    def recall(self) -> None:
+        """Begin with what was found before."""
+        if RESULTS.exists() and not self.quick:
+            found = map(Ledger.from_dict, json.loads(RESULTS.read_text()))
+            self.ledgers = {ledger.name: ledger for ledger in found}
+
+    def add(self, ledger: Ledger) -> None:
+        """Take in a result, in place of an older one, and keep everything."""
+        self.ledgers[ledger.name] = ledger
+        if not self.quick:
+            found = [one.as_dict() for one in sorted(self.ledgers.values(), key=_order)]
+            write_bytes(RESULTS, json.dumps(found, indent=2).encode() + b"\n")
+            write_bytes(REPORT, self.render().encode())
+
+    def render(self) -> str:
+        """The whole report as Markdown."""
+        ledgers = sorted(self.ledgers.values(), key=_order)
+        lines = ["# Faults injected, and what they cost", ""]
+        if missing := self.wanted - len(ledgers):
+            lines += [f"**Not complete: {missing} classes of faults have no result here.**", ""]
+        lines += [
+            "Real processes on real servers: see [reliability.md](reliability.md) and "
+            "`tests/faults/`.",
+            "",
+            f"Made by `make chaos{' QUICK=1' if self.quick else ''}` on {os.cpu_count()} CPU "
+            f"cores; all durations are multiplied by {self.scale.time_factor:g}. A class may have "
+            "been tried again by itself: when it ended, the load average of the quarter of an hour "
+            "before, and the version are in the last columns.",
+            "",
+            *_headline(ledgers),
+            "",
+            "| class | jobs | faults | sound | bit-equal | read, torn | worst figures | holds | "
+            "ended | minutes | load | version |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+            *map(_row, ledgers),
+            *_failures(ledgers),
+        ]
+        return "\n".join(lines) + "\n"
 
 
 def _headline(ledgers: Sequence[Ledger]) -> list[str]:
@@ -87,9 +119,10 @@ def _row(ledger: Ledger) -> str:
     faults = ", ".join(f"{count} x {kind}" for kind, count in ledger.faults.items())
     figures = "; ".join(_shown(name, figure) for name, figure in ledger.figures.items())
     cells = [
-        f"{ledger.code} {ledger.title}", str(ledger.jobs), faults, str(ledger.ended),
+        ledger.name, str(ledger.jobs), faults, str(ledger.ended),
         f"{ledger.equal} of {ledger.compared}", f"{ledger.served}, {ledger.torn}", figures,
-        "yes" if ledger.is_good else "**no**",
+        "yes" if ledger.is_good else "**no**", ledger.at, f"{ledger.seconds / 60:.0f}",
+        f"{ledger.load:.0f}", ledger.code_version,
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -103,14 +136,7 @@ def _failures(ledgers: Sequence[Ledger]) -> list[str]:
     failed = [ledger for ledger in ledgers if ledger.failures]
     lines = ["", "## What did not hold", ""] if failed else []
     for ledger in failed:
-        lines += [f"### {ledger.code} {ledger.title}", ""]
+        lines += [f"### {ledger.name}", ""]
         for failure in ledger.failures:
             lines += ["```", failure.strip(), "```", ""]
     return lines
-
-
-def write(path: Path, text: str) -> None:
-    """Replace the report at once, so that it can be read at any time."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -98,11 +98,19 @@ class Trial:
         shown = None if bound is None else bound * self.scale.time_factor
         self.ledger.measure(name, seconds, shown)
 
-    def strike(self, job_id: str, kind: str, action: Callable[[], object]) -> None:
-        """Do to a running job what ends its attempt."""
+    def strike(
+        self,
+        job_id: str,
+        kind: str,
+        action: Callable[[], object],
+        *,
+        happened: Callable[[], datetime] | None = None,
+    ) -> None:
+        """Do to a running job what ends its attempt; `happened` says when, if not at once."""
         told_step = self.cluster.told_step(job_id)
         at = datetime.now(UTC)
         action()
+        at = happened() if happened else at
         told_step = max(told_step, self.cluster.told_step(job_id))
         self.ledger.faults[kind] += 1
         self._strikes.append(Strike(job_id=job_id, at=at, told_step=told_step))

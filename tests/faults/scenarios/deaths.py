@@ -95,7 +95,7 @@ def _kill_at(
         trial.cluster.servers.proxy(worker, "store").tripwire = wire
         assert wire.tripped.wait(trial.cluster.patience), f"nobody came by: {name}"
 
-    trial.strike(job_id, name, trip)
+    trial.strike(job_id, name, trip, happened=lambda: wire.at)
     trial.cluster.bury(worker, below)
     trial.cluster.start(worker)
 
