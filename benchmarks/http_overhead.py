@@ -113,6 +113,9 @@ class StubEngine:
         with self._lock:
             self._running.pop(sequence.number, None)
 
+    def fix_version(self, sequence: Sequence) -> None:
+        """See Engine; there is one version."""
+
     def _loop(self) -> None:
         due = time.monotonic()
         while not self._stopping.is_set():

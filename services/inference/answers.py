@@ -91,7 +91,7 @@ async def answer_events(generation: Generation, plan: AnswerPlan) -> AsyncGenera
             events.append(_piece(chunks.piece, number, writers[number], delta))
             num_generated += delta.num_tokens
             if delta.error is not None:
-                yield b"".join([*events, _error_event(failure_of(delta)), DONE])
+                yield b"".join([*events, error_events(failure_of(delta))])
                 return
             if delta.finish_reason is not None:
                 events.append(chunks.closing(number, _finish_name(delta)))
@@ -140,9 +140,10 @@ def _finish_name(delta: Delta) -> FinishName:
     return "length" if delta.finish_reason is FinishReason.LENGTH else "stop"
 
 
-def _error_event(error: PlatformError) -> bytes:
+def error_events(error: PlatformError) -> bytes:
+    """What a stream that has begun ends with when it fails."""
     body = error_body(error.status_code, error.message, param=None, code=error.code)
-    return event(json.dumps(body))
+    return event(json.dumps(body)) + DONE
 
 
 def _usage(generation: Generation, plan: AnswerPlan, num_generated: int) -> Usage:

@@ -137,6 +137,11 @@ class Engine:
                 if one.model is old and not one.binding.is_fixed:
                     one.binding.model = new
 
+    def fix_version(self, sequence: Sequence) -> None:
+        """Its version has been told to somebody: from now on no other one takes over."""
+        with self._changed:
+            sequence.binding.is_fixed = True
+
     def retire(self, model: LoadedModel) -> None:
         """Fail the sequences that are bound to `model`."""
         with self._changed:

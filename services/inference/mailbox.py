@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence as Items
 
 from services.inference.engine import Engine
+from services.inference.loaded_model import LoadedModel
 from services.inference.sequence import Delta, Sequence
 
 COALESCE_FROM = 16
@@ -131,6 +132,11 @@ class Generation:
         A reader that is slower than the engine thereby gets fewer, larger pieces.
         """
         return await self._mailbox.take()
+
+    def fix_version(self) -> LoadedModel:
+        """The version that answers, which does not change from now on."""
+        self._engine.fix_version(self.sequences[0])
+        return self.sequences[0].model
 
     def close(self) -> None:
         """Free what the sequences hold, if they have not ended yet."""

@@ -7,7 +7,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from services.inference.answers import AnswerPlan, answer_events, to_json, whole_answer
+from services.inference.answers import (
+    AnswerPlan,
+    answer_events,
+    error_events,
+    to_json,
+    whole_answer,
+)
 from services.inference.loaded_model import LoadedModel
 from services.inference.mailbox import Generation
 from services.inference.prompts import chat_prompt, completion_prompts
@@ -106,8 +112,10 @@ async def _answer(
         return EventStream(
             answer_events(generation, plan),
             headers=lambda: _headers(generation),
+            late_error=error_events,
             on_end=generation.close,
             seconds=service.longest_stream_seconds,
+            keepalive_seconds=service.keepalive_seconds,
         )
     try:
         answer = await collect(request, whole_answer(generation, plan))
@@ -120,8 +128,8 @@ async def _answer(
 
 
 def _headers(generation: Generation) -> dict[str, str]:
-    """Who answers; known when a sequence has begun."""
-    model = generation.sequences[0].model
+    """Who answers: settled by now, or from now on."""
+    model = generation.fix_version()
     return {
         "x-model-version": str(model.version),
         "x-model-sha256": model.pointer.manifest_sha256,

@@ -24,6 +24,10 @@ MAX_BIASES = 1024
 MAX_STOP_TOKENS = 128
 MAX_CHOICES = 128
 """Answers a request can ask for: prompts times n."""
+MAX_TOKENIZED_CHARS = 1 << 18
+MAX_DETOKENIZED_TOKENS = 1 << 17
+"""What can be asked for beside generating, several times the longest context, must not hold up
+those who generate."""
 
 TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
@@ -197,7 +201,7 @@ class TokenizeRequest(Request):
 
     model: str | None = Field(None, max_length=200)
     """Name of a published model; by default as for generating."""
-    prompt: str | None = None
+    prompt: str | None = Field(None, max_length=MAX_TOKENIZED_CHARS)
     """Text; special tokens in it are only text."""
     messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=4096)
     """A conversation, in place of `prompt`."""
@@ -216,5 +220,5 @@ class DetokenizeRequest(Request):
 
     model: str | None = Field(None, max_length=200)
     """Name of a published model; by default the newest."""
-    tokens: list[int] = Field(max_length=1 << 20)
+    tokens: list[int] = Field(max_length=MAX_DETOKENIZED_TOKENS)
     """Token ids."""

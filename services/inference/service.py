@@ -58,6 +58,8 @@ class InferenceService:
         )
         self._answer_seconds = settings.inference_answer_seconds
         self._queue_seconds = settings.inference_queue_seconds
+        self.keepalive_seconds = settings.inference_keepalive_seconds
+        """How long a stream may be silent."""
         self.engine = Engine(scheduler, self._dispatcher.deliver, self.metrics)
         self.watcher = ModelWatcher(
             store,

@@ -137,6 +137,9 @@ class Settings(BaseSettings):
     """A request that has no slot after so long is answered 429."""
     inference_answer_seconds: float = Field(600.0, gt=0)
     """An answer that is not whole after so long is ended with an error and its slot freed."""
+    inference_keepalive_seconds: float = Field(15.0, gt=0)
+    """A stream that has had nothing to send for so long, also while it waits for a slot, sends a
+    comment, lest something on the way take it for dead."""
 
     time_factor: float = Field(1.0, gt=0, le=1)
     """All lease, heartbeat, sweep and retry durations are multiplied by this; tests shrink it."""

@@ -101,6 +101,21 @@ def brakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 @pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Until it is set, a step of the engine takes 0.1 s at least, and the longest answer six."""
+    hurry, forward = threading.Event(), Network.forward
+
+    def dawdle(self: Network, *args: Any) -> Any:
+        if threading.current_thread().name == "engine":
+            hurry.wait(0.1)
+        return forward(self, *args)
+
+    monkeypatch.setattr(Network, "forward", dawdle)
+    yield hurry
+    hurry.set()
+
+
+@pytest.fixture
 def small_site(tmp_path: Path, brakes: threading.Event) -> Iterator[Site]:
     """One slot, one place to wait."""
     with serve(tmp_path, inference_slots=1, inference_queue=1) as site:

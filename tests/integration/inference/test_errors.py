@@ -193,6 +193,36 @@ def test_a_body_that_is_no_request(site: Site, content: bytes, message: str) -> 
     assert message.lower() in error_of(response)["message"].lower()
 
 
+@pytest.mark.parametrize(
+    ("path", "longest", "longer", "param", "message"),
+    [
+        (
+            "/tokenize",
+            {"prompt": "ab" * (1 << 17)},
+            {"prompt": "a" * ((1 << 18) + 1)},
+            "prompt",
+            "at most 262144 characters",
+        ),
+        (
+            "/detokenize",
+            {"tokens": [5] * (1 << 17)},
+            {"tokens": [5] * ((1 << 17) + 1)},
+            "tokens",
+            "at most 131072 items",
+        ),
+    ],
+)
+def test_what_is_tokenized_is_bounded_in_length(
+    site: Site, path: str, longest: Any, longer: Any, param: str, message: str
+) -> None:
+    assert site.http.post(path, json=longest).status_code == 200
+    response = site.http.post(path, json=longer)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", param)
+    assert message in error["message"]
+
+
 def test_a_body_that_is_too_large_is_413(site: Site) -> None:
     response = site.http.post(COMPLETIONS, content=b"x" * (4 << 20) + b"y")
     error = error_of(response)
