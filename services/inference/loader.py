@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import weakref
 from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +23,13 @@ from services.inference.runtime import Runtime
 from shared.base.errors import IntegrityError
 from shared.base.files import sha256_of
 from shared.base.ids import IdPrefix, is_id
-from shared.contracts.manifest import MANIFEST_NAME, MODEL_WEIGHTS, CheckpointMeta, Manifest
+from shared.contracts.manifest import (
+    MANIFEST_NAME,
+    MODEL_WEIGHTS,
+    TOKENIZER_JSON,
+    CheckpointMeta,
+    Manifest,
+)
 from shared.contracts.names import FileRole
 from shared.contracts.serving import ModelPointer
 from shared.model.canary import canary_ids, mean_loss
@@ -57,6 +64,9 @@ class ModelLoader:
         self._store = store
         self._folder = folder
         self._runtime = runtime
+        self._tokenizers: weakref.WeakValueDictionary[str, Tokenizer] = (
+            weakref.WeakValueDictionary()
+        )
         self.stage = LoadStage.DOWNLOAD
         """Where the present or last `load` is or ended."""
 
@@ -70,7 +80,7 @@ class ModelLoader:
         manifest, meta = self._read_manifest(pointer)
         folder = self._fetch(pointer, manifest)
         self.stage = LoadStage.LOAD
-        tokenizer = Tokenizer.load(folder)
+        tokenizer = self._tokenizer(folder, manifest)
         _check_agreement(folder, meta, tokenizer, pointer)
         runtime = self._runtime
         runtime.budget.check(meta.model)
@@ -92,6 +102,10 @@ class ModelLoader:
         self.stage = LoadStage.TRY
         self._try_out(model, meta.canary_loss)
         return model
+
+    def release_freed(self) -> None:
+        """Give back to the system what versions have freed."""
+        self._runtime.budget.release_freed()
 
     def prune(self, keep: Collection[str]) -> None:
         """Delete local checkpoints except those with an id in `keep`, and broken-off downloads."""
@@ -124,6 +138,18 @@ class ModelLoader:
         prefix = pointer.manifest_key.removesuffix(MANIFEST_NAME)
         fetch_folder(self._store, prefix, manifest, target, roles=ROLES)
         return target
+
+    def _tokenizer(self, folder: Path, manifest: Manifest) -> Tokenizer:
+        """Versions that follow one another share their tokenizer: building one stops the others.
+
+        Its files have been verified, so that the digest in the manifest is that of the file.
+        """
+        digest = next((one.sha256 for one in manifest.files if one.path == TOKENIZER_JSON), "")
+        tokenizer = self._tokenizers.get(digest)
+        if tokenizer is None:
+            tokenizer = Tokenizer.load(folder)
+            self._tokenizers[tokenizer.sha256] = tokenizer
+        return tokenizer
 
     def _try_out(self, model: LoadedModel, expected: float | None) -> None:
         """Compute a text, the last token as when generating, in a cache of its own.

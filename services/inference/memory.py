@@ -1,7 +1,13 @@
-"""How much memory weights and caches may take together, over all models that are served at once."""
+"""How much memory weights and caches may take together, over all models that are served at once.
+
+And what becomes of it: a C library keeps what large objects have left for those to come, which for
+weights in many pieces is as much again as a model takes.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
 import weakref
 
@@ -29,11 +35,20 @@ class MemoryBudget:
         self._dtype = dtype
         self._lock = threading.Lock()
         self._alive: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
+        self._has_freed = threading.Event()
 
     def count(self, model: LoadedModel) -> None:
         """Take a model into account for as long as it lives."""
         with self._lock:
             self._alive.add(model)
+        self._has_freed.set()  # what loading needed beside the model
+        weakref.finalize(model, self._has_freed.set).atexit = False
+
+    def release_freed(self) -> None:
+        """Give back to the system what models have freed since the last call."""
+        if self._has_freed.is_set():
+            self._has_freed.clear()
+            trim_heap()
 
     def check(self, config: ModelConfig) -> None:
         """Raise OverBudgetError when a model of this shape has no room beside those alive."""
@@ -60,3 +75,11 @@ class MemoryBudget:
         tokens = self._num_slots * shape.context_length
         width = shape.num_heads * shape.head_dim
         return 2 * shape.num_layers * tokens * width * self._dtype.itemsize
+
+
+def trim_heap() -> None:
+    """Return unused pages to the system, where the C library is glibc."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

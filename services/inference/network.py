@@ -137,7 +137,11 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Weights:
-    """Takes tensors out of a state by name, checked, moved and laid out."""
+    """Takes tensors out of a state by name, checked, moved and laid out.
+
+    All are copies: the state may be a file in memory, which is not to be kept, nor to be trusted
+    to stay the same.
+    """
 
     def __init__(
         self, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
@@ -147,14 +151,15 @@ class _Weights:
         self._dtype = dtype
 
     def plain(self, name: str, rows: int, config: ModelConfig) -> Tensor:
-        return self._take(name, (rows, config.d_model)).to(self._device, self._dtype)
+        return self._take(name, (rows, config.d_model)).to(self._device, self._dtype, copy=True)
 
     def vector(self, name: str, config: ModelConfig) -> Tensor:
-        return self._take(name, (config.d_model,)).to(self._device, self._dtype)
+        return self._take(name, (config.d_model,)).to(self._device, self._dtype, copy=True)
 
     def matrix(self, names: tuple[str, ...], out: int, width: int) -> Matrix:
         """Matrices (out, width) as one, of `width` to len(names) * out."""
-        joined = torch.cat([self._take(name, (out, width)) for name in names])
+        parts = [self._take(name, (out, width)) for name in names]
+        joined = torch.cat(parts) if len(parts) > 1 else parts[0]
         return lay_out(joined.to(self._device, self._dtype))
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Tensor:

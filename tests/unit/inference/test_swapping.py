@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from services.inference import memory
 from services.inference.loader import LoadStage
 from services.inference.memory import MemoryBudget
 from services.inference.watcher import ModelWatcher
@@ -119,6 +120,47 @@ def test_the_estimate_of_a_models_memory_is_what_it_takes(tmp_path: Path) -> Non
         MemoryBudget(needed, **kinds).check(config)
         with pytest.raises(Exception, match="Its weights and cache need"):
             MemoryBudget(needed - 1, **kinds).check(config)
+
+
+def test_what_a_replaced_version_frees_goes_back_to_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trims: list[int | None] = []
+    site = FollowingSite(tmp_path)
+    monkeypatch.setattr(memory, "trim_heap", lambda: trims.append(site.version()))
+    publish(site)
+    site.poll()
+    site.poll()
+    assert trims == [1]
+    old = site.registry.resolve("demo")
+    publish(site)
+    site.poll()
+    site.poll()
+    assert trims == [1, 2], "the old version is in use"
+    del old
+    gc.collect()
+    site.poll()
+    site.poll()
+    assert trims == [1, 2, 2]
+
+
+def test_versions_with_the_same_tokenizer_share_it(tmp_path: Path) -> None:
+    site = FollowingSite(tmp_path)
+    publish(site)
+    site.poll()
+    old = site.registry.resolve("demo")
+    publish(site)
+    site.poll()
+    assert site.registry.resolve("demo").tokenizer is old.tokenizer
+
+
+def test_a_served_model_keeps_nothing_of_its_file(tmp_path: Path) -> None:
+    """A file that is changed under it, or cut, must not change answers or kill the process."""
+    site = FollowingSite(tmp_path)
+    publish(site)
+    site.poll()
+    assert site.version() == 1
+    assert MODEL_WEIGHTS not in Path("/proc/self/maps").read_text()
 
 
 class Crash(BaseException):
