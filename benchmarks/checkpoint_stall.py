@@ -41,6 +41,7 @@ from services.trainer.team import ALONE, TeamLoss
 from shared.base.files import write_bytes
 from shared.base.version import code_version
 from shared.contracts.model_config import ModelConfig
+from shared.contracts.progress import MetricsLine, ProgressMessage
 from shared.jobs.program import publish_folder
 from shared.text.tokenizer import Tokenizer
 
@@ -71,11 +72,26 @@ class Saves:
     blocking: list[float] = field(default_factory=list)
     uploads: list[subprocess.Popen[bytes]] = field(default_factory=list)
     writing: bool = False
+    steps: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
+    """Seconds of each step, those beside a checkpoint under True."""
+    began: float = 0.0
+    began_busy: bool = False
 
     def __post_init__(self) -> None:
         kept = (*self.snapshot.weights.values(), *self.snapshot.optimizer_state.values())
         self.source = torch.ones(sum(tensor.numel() for tensor in kept))
         self.target = torch.zeros_like(self.source)
+
+    def begin_step(self) -> None:
+        """A step begins now; a save before it is no part of it."""
+        self.began, self.began_busy = time.perf_counter(), self.busy
+
+    def end_step(self, line: ProgressMessage) -> None:
+        """At each step's one line of metrics: a step is beside what was under way at either end."""
+        if isinstance(line, MetricsLine):
+            seconds = time.perf_counter() - self.began
+            self.steps[self.began_busy or self.busy].append(seconds)
+            self.begin_step()
 
     def save(self, position: Position, best: bool, final: bool) -> None:
         """As a training session does it."""
@@ -91,6 +107,7 @@ class Saves:
         self.writer.start(lambda: self.write(self.folder / f"step-{position.step}", state))
         self.stalls.append(time.perf_counter() - began)
         self.computing.append(time.thread_time() - computed)
+        self.begin_step()
 
     def copied_in_one_piece(self) -> float:
         """Seconds to copy as many bytes as the snapshot has, which nothing can undercut."""
@@ -139,18 +156,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     run.train(1)  # the optimizer has its state, the kernels their buffers
     with CheckpointWriter() as writer:
         saves = Saves(run, folder, Snapshot(run.model, run.optimizer, step=1), writer)
-        steps: dict[bool, list[float]] = {True: [], False: []}
-        last = [time.perf_counter()]
-        saved_before = [0]
-
-        def after_a_step() -> bool:
-            now = time.perf_counter()
-            if len(saves.stalls) == saved_before[0]:  # else the time holds a stall too
-                steps[saves.busy].append(now - last[0])
-            saved_before[0], last[0] = len(saves.stalls), now
-            return False
-
-        trainer(run, saves, options, after_a_step).run()
+        saves.begin_step()
+        trainer(run, saves, options).run()
     for process in saves.uploads:
         process.wait()
     return {
@@ -159,12 +166,12 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "bounds": saves.bounds,
         "waits": saves.waits,
         "writes": saves.blocking,
-        "busy": steps[True],
-        "idle": steps[False],
+        "busy": saves.steps[True],
+        "idle": saves.steps[False],
     }
 
 
-def trainer(run: SyntheticRun, saves: Saves, options: argparse.Namespace, look: Any) -> Trainer:
+def trainer(run: SyntheticRun, saves: Saves, options: argparse.Namespace) -> Trainer:
     """The loop, with the hooks of this measurement."""
     total = run.position.step + options.steps
     plan = Plan(
@@ -173,17 +180,17 @@ def trainer(run: SyntheticRun, saves: Saves, options: argparse.Namespace, look: 
         total_steps=total,
         schedule=Schedule(shape="constant", peak=6e-4, low=6e-5, warmup_steps=0, total_steps=total),
         max_grad_norm=1.0,
-        log_interval=1000,
+        log_interval=1,
         eval_interval=1000,
         save_interval=options.every,
     )
     hooks = Hooks(
-        report=lambda line: None,
+        report=saves.end_step,
         evaluate=lambda step: None,
         save=saves.save,
         roll_back=lambda: 0,
         cancelled=lambda: False,
-        stopping=look,
+        stopping=lambda: False,
     )
     return Trainer(
         model=run.model,

@@ -8,6 +8,8 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +32,7 @@ from shared.text.tokenizer import Tokenizer
 
 PRESET = ModelConfig()
 SMOKE = ModelConfig(
-    vocab_size=512, context_length=32, num_layers=2, d_model=64, num_heads=1, d_ff=128
+    vocab_size=512, context_length=32, num_layers=1, d_model=64, num_heads=1, d_ff=128
 )
 REFERENCE_BATCH = 32
 REFERENCE_TOKENS = 80_000 * 32_768
@@ -79,6 +81,7 @@ class Check:
             "batch": [batch, config.context_length],
             "gradient_accumulation_steps": accumulation,
             "optimizer": optimizer,
+            "seconds": {},
         }
         self.run = self._fresh_run()
 
@@ -198,18 +201,31 @@ class Check:
 
 
 def check_training(device: torch.device, *, smoke: bool, steps: int) -> dict[str, Any]:
-    """Both presets on one model: the reference's two micro-batches and AdamW, and ours."""
+    """Both presets on one model: the reference's two micro-batches and AdamW, and ours.
+
+    Each stage says when it begins, as a compilation may take minutes. The smoke test compiles for
+    the first preset only: on a CPU that is most of its time.
+    """
     config, batch = (SMOKE, 2) if smoke else (PRESET, REFERENCE_BATCH)
     presets = {
         "ryan-gpt": Check(config, device, batch=batch, accumulation=2, optimizer="adamw"),
         "ryan-gpt-fast": Check(config, device, batch=2 * batch, accumulation=1, optimizer="muon"),
     }
-    found = {}
+    found: dict[str, Any] = {}
     for name, check in presets.items():
-        check.compile()
-        check.train(steps)
-        check.find_kernels()
-        check.resume()
-        check.generate()
+        stages: dict[str, Callable[[], None]] = {
+            "compile": check.compile,
+            "train": partial(check.train, steps),
+            "find kernels": check.find_kernels,
+            "resume": check.resume,
+            "generate": check.generate,
+        }
+        if smoke and found:
+            del stages["compile"]
+        for stage, work in stages.items():
+            print(f"{name}: {stage} ...", flush=True)
+            began = time.perf_counter()
+            work()
+            check.facts["seconds"][stage] = time.perf_counter() - began
         found[name] = check.facts
     return found

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared.model.products import add_product, product
+
 IGNORED = -100
 """A target that the loss does not count."""
 CHUNK_TOKENS = {"cpu": 512, "cuda": 8192}
@@ -30,13 +32,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight)
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
-            loss, logits_grad = _chunk_loss(hidden[part] @ matrix.T, targets[part])
+            loss, logits_grad = _chunk_loss(product(hidden[part], matrix), targets[part])
             total = total + loss
-            hidden_grad[part] = logits_grad @ matrix
-            if weight_grad.dtype == hidden.dtype:
-                weight_grad.addmm_(logits_grad.T, hidden[part])
-            else:
-                weight_grad += logits_grad.T @ hidden[part]
+            hidden_grad[part] = product(logits_grad, matrix.T)
+            add_product(weight_grad, logits_grad.T, hidden[part].T)
         ctx.save_for_backward(hidden_grad, weight_grad)
         return total
 
@@ -77,7 +76,7 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     matrix = weight.to(hidden.dtype)
     chunk = CHUNK_TOKENS.get(hidden.device.type, CHUNK_TOKENS["cuda"])
     losses = [
-        F.cross_entropy((part @ matrix.T).float(), goal, ignore_index=IGNORED, reduction="none")
+        F.cross_entropy(product(part, matrix).float(), goal, ignore_index=IGNORED, reduction="none")
         for part, goal in zip(torch.split(flat, chunk), torch.split(wanted, chunk), strict=True)
     ]
     return torch.cat(losses).view(targets.shape)

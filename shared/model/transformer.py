@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from shared.contracts.model_config import ModelConfig
 from shared.model.attention import causal_attention
 from shared.model.functions import relu_squared, rms_norm, rotate
+from shared.model.products import linear
 from shared.model.rope import rope_tables
 
 
@@ -26,7 +27,7 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return linear(x, self.weight.to(x.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -169,7 +170,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Logits (B, T, vocab_size); position t predicts token t + 1."""
         hidden = self.hidden(ids, positions, mask)
-        return F.linear(hidden, self.head_weight.to(hidden.dtype))
+        return linear(hidden, self.head_weight.to(hidden.dtype))
 
 
 def initialize(
