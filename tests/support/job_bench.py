@@ -77,25 +77,26 @@ class JobBench:
                 **spec,
             },
         }
-        return self._submit(TrainJob.model_validate(document))
+        return self.submit(TrainJob.model_validate(document))
 
     def add_ingest_job(self, script: Script) -> str:
         """Submit an ingest job that acts out the script; return its id."""
         spec = {"source": "python_docs", "name": script.text()}
         document = {"kind": "ingest", "spec": spec, "fresh": True}
-        return self._submit(IngestJob.model_validate(document))
+        return self.submit(IngestJob.model_validate(document))
 
     def add_export_job(self, checkpoint_id: str) -> str:
         """Submit an export of a checkpoint; return its id."""
         document = {"kind": "export", "spec": {"checkpoint": checkpoint_id}}
-        return self._submit(ExportJob.model_validate(document))
+        return self.submit(ExportJob.model_validate(document))
 
     def add_evaluate_job(self, checkpoint_id: str) -> str:
         """Submit an evaluation of a checkpoint; return its id."""
         spec = {"checkpoint": checkpoint_id, "tokens": self._tokens()}
-        return self._submit(EvaluateJob.model_validate({"kind": "evaluate", "spec": spec}))
+        return self.submit(EvaluateJob.model_validate({"kind": "evaluate", "spec": spec}))
 
-    def _submit(self, request: Any) -> str:
+    def submit(self, request: Any) -> str:
+        """Submit a job of any kind; return its id."""
         with self.database.transaction() as session:
             return submit_job(session, request, code_version="test").id
 
@@ -105,28 +106,33 @@ class JobBench:
             found = artifacts.list_artifacts(session, [ArtifactType.TOKENS], limit=1)
         if found:
             return found[0].id
-        maker = self.add_ingest_job(Script())
-        with self.database.transaction() as session:
-            request_cancel(session, maker)  # it owns the row, and is never run
         folder = self.settings.data_dir / "tokens-source"
         folder.mkdir()
         (folder / "train-00000.bin").write_bytes(bytes(2000))
         split = SplitIndex(
             shards=1, documents=10, tokens=1000, text_bytes=4000, learned_tokens=1000
         )
+        meta = TokensMeta(
+            format="documents",
+            vocab_size=300,
+            tokenizer_sha256=TOKENIZER_SHA256,
+            train=split,
+            validation=split,
+        )
+        return self.store_tokens(folder, meta)
+
+    def store_tokens(self, folder: Path, meta: TokensMeta) -> str:
+        """Store a token set that lies in a folder; return its id."""
+        maker = self.add_ingest_job(Script())
+        with self.database.transaction() as session:
+            request_cancel(session, maker)  # it owns the row, and is never run
         manifest = Manifest(
             id=new_id(IdPrefix.DATASET),
             job_id=maker,
             token=1,
             created_at=utc_now(),
             files=describe_folder(folder),
-            meta=TokensMeta(
-                format="documents",
-                vocab_size=300,
-                tokenizer_sha256=TOKENIZER_SHA256,
-                train=split,
-                validation=split,
-            ),
+            meta=meta,
         )
         prefix = output_prefix(maker, 1, ArtifactType.TOKENS)
         store_folder(self.store, prefix, folder, manifest)
@@ -189,6 +195,12 @@ class JobBench:
         return [
             event.data["message"] for event in self.events(job_id) if event.type is EventType.NOTICE
         ]
+
+    def training_losses(self, job_id: str) -> dict[int, float]:
+        """The loss of each logged step."""
+        with self.database.reading() as session:
+            rows = stream.read_metrics(session, job_id, after=0, limit=10_000)
+        return {row.step: row.values["loss"] for row in rows if row.series == "train"}
 
     def metric_steps(self, job_id: str) -> list[tuple[int, int]]:
         """Attempt and step of each training metric, in order."""
