@@ -31,6 +31,7 @@ RESULT = Path(__file__).parent / "results" / "products.json"
 SHAPES = {"up": (1024, 320, 1280), "query": (1024, 320, 320), "head": (512, 320, 16_000)}
 """Rows, inputs, outputs."""
 Work = Callable[[], object]
+Multiply = Callable[[Tensor, Tensor], Tensor]
 
 
 def best_seconds(works: dict[str, Work], *, runs: int) -> dict[str, float]:
@@ -49,9 +50,8 @@ def best_seconds(works: dict[str, Work], *, runs: int) -> dict[str, float]:
 def product_works(rows: int, inputs: int, outputs: int) -> dict[str, Work]:
     """Each of the three products of a linear layer, each way."""
 
-    def three(
-        x: Tensor, weight: Tensor, grad: Tensor, multiply: Callable[..., Tensor]
-    ) -> list[Work]:
+    def three(tensors: tuple[Tensor, Tensor, Tensor], multiply: Multiply) -> list[Work]:
+        x, weight, grad = tensors
         return [
             lambda: multiply(x, weight),
             lambda: multiply(grad, weight.T),
@@ -59,11 +59,11 @@ def product_works(rows: int, inputs: int, outputs: int) -> dict[str, Work]:
         ]
 
     wide = (torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(rows, outputs))
-    half = tuple(tensor.bfloat16() for tensor in wide)
+    half = (wide[0].bfloat16(), wide[1].bfloat16(), wide[2].bfloat16())
     ways = {
-        "torch": three(*wide, F.linear),
-        "ours": three(*wide, products.product),
-        "bfloat16": three(*half, F.linear),
+        "torch": three(wide, F.linear),
+        "ours": three(wide, products.product),
+        "bfloat16": three(half, F.linear),
     }
     names = ("forward", "input's gradient", "weight's gradient")
     return {
