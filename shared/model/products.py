@@ -19,10 +19,15 @@ HAS_WIDE_ONEDNN: bool = (
 )
 
 
+LEAST_PRODUCT = 1 << 21
+"""Multiplications from which oneDNN is worth its call, which costs some 15 microseconds more."""
+
+
 def takes_onednn(a: Tensor, b: Tensor) -> bool:
-    """Whether a product of these goes to oneDNN."""
+    """Whether a (..., k) times b (n, k).T goes to oneDNN."""
     return (
         HAS_WIDE_ONEDNN
+        and a.numel() * b.shape[0] >= LEAST_PRODUCT
         and a.device.type == "cpu"
         and a.dtype == b.dtype == torch.float32
         and not torch.compiler.is_compiling()

@@ -29,7 +29,7 @@ from tests.support.training import (
     tiny_tokens,
 )
 
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = 300
 
 
 def same_bits(first: Path, second: Path, name: str) -> bool:

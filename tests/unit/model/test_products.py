@@ -18,6 +18,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "onednn" and not products.HAS_WIDE_ONEDNN:
         pytest.skip("this CPU's products are left to torch")
     monkeypatch.setattr(products, "HAS_WIDE_ONEDNN", request.param == "onednn")
+    monkeypatch.setattr(products, "LEAST_PRODUCT", 0)
     return str(request.param)
 
 
@@ -33,7 +34,9 @@ def close(found: torch.Tensor, exact: torch.Tensor) -> None:
 
 @needs_onednn
 def test_which_products_go_to_onednn() -> None:
-    wide = torch.ones(2, 2)
+    assert products.takes_onednn(torch.ones(4, 32, 128), torch.ones(128, 128))
+    assert not products.takes_onednn(torch.ones(4, 31, 128), torch.ones(128, 128))
+    wide = torch.ones(128, 128)
     assert products.takes_onednn(wide, wide)
     assert not products.takes_onednn(wide.bfloat16(), wide.bfloat16())
     assert not products.takes_onednn(wide.double(), wide.double())
