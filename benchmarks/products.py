@@ -4,7 +4,7 @@
 
 For the three shapes that take most of a step, forward and both gradients: GFLOP/s of MKL, which
 torch takes, of oneDNN, which `shared.model.products` takes on CPUs with AVX-512, and for scale of
-bfloat16. Then whole steps of the preset and of the reference's shape both ways. All take turns;
+bfloat16. Then whole steps of the preset and of the reference's shape in all three. All take turns;
 the best of the runs counts, on one thread in CPU time, which other work disturbs least. Writes
 benchmarks/results/products.json.
 """
@@ -74,7 +74,7 @@ def product_works(rows: int, inputs: int, outputs: int) -> dict[str, Work]:
 
 
 def step_works(batch: int) -> dict[str, Work]:
-    """Whole steps, with oneDNN and without."""
+    """Whole steps, with oneDNN and without, and in bfloat16."""
 
     def either(step: Work, wanted: bool) -> Work:
         def work() -> None:
@@ -86,13 +86,13 @@ def step_works(batch: int) -> dict[str, Work]:
 
         return work
 
-    steps = {OURS: our_step(PRESET, batch), OURS_EQUAL: our_step(REFERENCE_SHAPE, batch)}
-    ways = {"oneDNN": products.HAS_WIDE_ONEDNN, "torch": False}
-    return {
-        f"{name}: {way}": either(step, wanted)
-        for name, step in steps.items()
-        for way, wanted in ways.items()
-    }
+    works: dict[str, Work] = {}
+    for name, config in {OURS: PRESET, OURS_EQUAL: REFERENCE_SHAPE}.items():
+        step = our_step(config, batch)
+        works[f"{name}: oneDNN"] = either(step, products.HAS_WIDE_ONEDNN)
+        works[f"{name}: torch"] = either(step, False)
+        works[f"{name}: bfloat16"] = our_step(config, batch, torch.bfloat16)
+    return works
 
 
 def main() -> None:

@@ -39,9 +39,9 @@ TUNED = "reference without its habits"
 Step = Callable[[], None]
 
 
-def our_step(config: ModelConfig, batch: int) -> Step:
+def our_step(config: ModelConfig, batch: int, dtype: torch.dtype = torch.float32) -> Step:
     """One optimizer step of the trainer."""
-    run = SyntheticRun(config, batch, torch.device("cpu"))
+    run = SyntheticRun(config, batch, torch.device("cpu"), dtype=dtype)
     # Measuring the CPU's bound is no part of a step.
     run.machine = Machine(device=run.device, flops_per_token=1, peak_flops=None)
 
