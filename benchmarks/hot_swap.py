@@ -146,6 +146,16 @@ def _wait_for_version(url: str, version: int, until: float) -> None:
     raise SystemExit(f"version {version} did not answer in time")
 
 
+def _wait_until_served(url: str, version: int, until: float) -> None:
+    """Look now and then which version is served: requests would compete with the streams."""
+    with httpx.Client(base_url=url, timeout=60) as http:
+        while time.perf_counter() < until:
+            if http.get("/v1/models/swapped").json()["version"] >= version:
+                return
+            time.sleep(0.02)
+    raise SystemExit(f"version {version} was not served in time")
+
+
 def swap_seconds(url: str, publisher: Publisher, count: int, *, hint: bool) -> list[float]:
     """Seconds from a written pointer to an answer from its weights, alone on the service."""
     found = []
@@ -222,7 +232,7 @@ def swaps_under_load(url: str, publisher: Publisher, swaps: int, clients: int) -
     for _ in range(swaps):
         version = publisher.publish()
         httpx.post(f"{url}/admin/reload", timeout=60).raise_for_status()
-        _wait_for_version(url, version, time.perf_counter() + 120)
+        _wait_until_served(url, version, time.perf_counter() + 120)
     ended = time.perf_counter()
     load.stop()
     steady = [gap for at, gap in load.gaps if at < steady_until]

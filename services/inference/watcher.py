@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 JITTER = 0.2
 LONGEST_BACKOFF_SECONDS = 300.0
+DRAIN_LOOK_SECONDS = 0.05
+"""How often it is looked whether an older version has answered its last request."""
 NICENESS = 5
 """A version that comes half a second later is better than answers that falter."""
 
@@ -70,6 +72,7 @@ class ModelWatcher:
         self._seen: ModelsIndex | None = None
         self._retry_at: dict[str, float] = {}
         self._previous: dict[str, str] = {}  # checkpoints kept on disk for a quick way back
+        self._held_back: set[str] = set()  # models with a version that waits for another's end
         self._started = utc_now()
         self._published: dict[str, datetime] = {}
         self._reachable = True
@@ -98,6 +101,7 @@ class ModelWatcher:
             return
         self._seen = index
         self._registry.announce([pointer.model for pointer in index.models])
+        self._held_back.clear()
         changed = False
         for pointer in index.models:
             if not self._stopping.is_set() and self._wants(pointer):
@@ -116,7 +120,17 @@ class ModelWatcher:
                 self.poll()
             except Exception:  # the boundary of the watcher's thread: it must never end
                 logger.exception("Polling the published models failed")
-            self._wake.wait(self._interval * random.uniform(1 - JITTER, 1 + JITTER))
+            self._wait(self._interval * random.uniform(1 - JITTER, 1 + JITTER))
+
+    def _wait(self, seconds: float) -> None:
+        """Until the next poll: `seconds`, or less if somebody asks or a version has drained."""
+        until = time.monotonic() + seconds
+        while self._held_back and time.monotonic() < until:
+            if self._wake.wait(DRAIN_LOOK_SECONDS):
+                return
+            if not all(map(self._draining.blocks, self._held_back)):
+                return
+        self._wake.wait(max(0.0, until - time.monotonic()))
 
     def _read_index(self) -> ModelsIndex | None:
         """The index, or None when there is nothing to be learned from the store now."""
@@ -143,6 +157,7 @@ class ModelWatcher:
             self._registry.confirm(pointer)  # perhaps rolled back to from a bad version
             return False
         if self._draining.blocks(pointer.model):
+            self._held_back.add(pointer.model)
             return False  # what is newest when it has ended is loaded then
         failure = self._registry.failure(pointer.model)
         if failure is None or failure.pointer.manifest_sha256 != pointer.manifest_sha256:

@@ -32,7 +32,14 @@ class FlakyStore(LocalStore):
 class FollowingSite:
     """A watcher over a store, polled by hand."""
 
-    def __init__(self, folder: Path, *, drain_seconds: float = 3600.0, **settings: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        drain_seconds: float = 3600.0,
+        interval_seconds: float = 0.0,
+        **settings: Any,
+    ) -> None:
         self.store = FlakyStore(folder / "objects")
         self.publisher = Publisher(self.store, folder / "work")
         self.folder = folder / "inference"
@@ -60,7 +67,7 @@ class FollowingSite:
             self.registry,
             Draining(self, seconds=drain_seconds),
             self,
-            interval_seconds=0.0,
+            interval_seconds=interval_seconds,
         )
 
     def on_swap(self, pointer: ModelPointer, seconds: float | None) -> None:

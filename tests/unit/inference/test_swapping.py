@@ -16,6 +16,7 @@ from shared.contracts.manifest import MODEL_WEIGHTS
 from shared.text.tokenizer import Tokenizer
 from tests.support.following import FollowingSite
 from tests.support.serving import SMALL_MODELS, random_model
+from tests.support.waiting import wait_until
 
 ARCEE, LLAMA = random_model(SMALL_MODELS["arcee"]), random_model(SMALL_MODELS["llama"])
 
@@ -43,6 +44,28 @@ def test_while_a_version_drains_newer_ones_wait_and_the_newest_is_loaded_alone(
     site.busy.clear()
     site.poll()
     assert (site.version(), site.loads, site.retired) == (4, [1, 2, 4], [])
+
+
+def test_what_waited_for_a_version_to_drain_does_not_wait_for_the_next_poll(
+    tmp_path: Path,
+) -> None:
+    site = FollowingSite(tmp_path, interval_seconds=3600.0)
+    publish(site)
+    site.watcher.start()
+    try:
+        wait_until(lambda: site.version() == 1, "version 1 is served")
+        old = site.registry.resolve("demo")
+        site.busy = {old.version}
+        for _ in range(2):
+            publish(site)
+            site.watcher.wake()
+            wait_until(lambda: site.version() == 2, "version 2 is served")
+        wait_until(lambda: bool(site.watcher._held_back), "version 3 waits")
+        assert site.loads == [1, 2]
+        site.busy.clear()
+        wait_until(lambda: site.version() == 3, "version 3 is served")
+    finally:
+        site.watcher.stop()
 
 
 def test_what_waits_is_handed_to_the_version_that_replaces_its_own(tmp_path: Path) -> None:
