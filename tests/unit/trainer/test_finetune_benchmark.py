@@ -19,7 +19,7 @@ def test_a_recipe_is_its_preset_s_chat_job_but_for_the_batch() -> None:
     assert (reference.loss_on, reference.publish, reference.schedule) == ("all", "final", "cosine")
     assert (reference.batch_size, reference.gradient_accumulation_steps) == (4, 1)
     assert (reference.seed, reference.early_stop_evaluations) == (7, None)
-    changed = finetune_spec("ryan-gpt-fast+lr=0.002,min_lr=0.0,max_steps=77", OPTIONS, seed=7)
+    changed = finetune_spec("ryan-gpt-fast+lr=0.002,epochs=null,max_steps=77", OPTIONS, seed=7)
     assert (changed.lr, changed.min_lr, changed.max_steps) == (0.002, 0.0, 77)
     assert changed.loss_on == "all"
 
