@@ -6,10 +6,11 @@ A block is a stretch of the job's numbering, so that it never changes once later
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import func, or_, select, true
 from sqlalchemy.orm import Session
 
 from shared.db.tables import MetricBlockRow, MetricRow
@@ -17,9 +18,12 @@ from shared.db.tables import MetricBlockRow, MetricRow
 BLOCK_NUMBERS = 16
 """Numbers of the stream that share a block."""
 
+Steps = tuple[int | None, int | None]
+"""First and last step of a part of a curve; None leaves that end open."""
+ALL_STEPS: Steps = (None, None)
 
-@dataclass(frozen=True, slots=True)
-class CurvePoint:
+
+class CurvePoint(NamedTuple):
     """A point as far as thinning looks at it."""
 
     seq: int
@@ -68,14 +72,42 @@ def candidates(
     series: str,
     *,
     last_steps: Mapping[int, int],
+    steps: Steps,
     if_more_than: int,
 ) -> list[CurvePoint] | None:
-    """The points that can be an extreme of a thinned curve, by rising step.
+    """The points between `steps` that can be an extreme of a thinned curve, by rising step.
 
-    None when the curve has no more than `if_more_than` points, or when its blocks do not tell of
-    all of them (a worker of an earlier version wrote some): then its points are to be read.
+    A point may be there twice. None when there are no more than about `if_more_than` points, or
+    when the blocks do not tell of all of them (a worker of an earlier version wrote some): then
+    the points are to be read.
     """
+    blocks = _blocks(session, job_id, series, steps)
+    if sum(block.points for block in blocks) <= if_more_than:
+        return None
+    if _ends(session, job_id, series) != _ends_of_blocks(session, job_id, series):
+        return None
+    found: list[CurvePoint] = []
+    cut_off: set[int] = set()
+    for block in blocks:
+        cut = last_steps.get(block.attempt)
+        if cut is None or block.last_step <= cut:
+            found += (
+                CurvePoint(block.low_seq, block.low_step, block.low),
+                CurvePoint(block.high_seq, block.high_step, block.high),
+                CurvePoint(block.last_seq, block.last_step, block.last),
+            )
+        elif block.attempt not in cut_off:  # the first that goes beyond the cut: a part may stay
+            cut_off.add(block.attempt)
+            rows = _points_of(session, job_id, series, block.attempt, block.block)
+            points = (CurvePoint(row.seq, row.step, row.loss or 0.0) for row in rows)
+            found += (point for point in points if point.step <= cut)
+    return sorted(_within(found, steps), key=attrgetter("step"))
+
+
+def _blocks(session: Session, job_id: str, series: str, steps: Steps) -> Sequence[Any]:
+    """Rows of the blocks that know a point between `steps`, by attempt and number."""
     table = MetricBlockRow
+    first, last = steps
     query = (
         select(
             table.attempt, table.block, table.points,
@@ -83,29 +115,34 @@ def candidates(
             table.high_seq, table.high_step, table.high,
             table.last_seq, table.last_step, table.last,
         )
-        .where(table.job_id == job_id, table.series == series)
+        .where(
+            table.job_id == job_id,
+            table.series == series,
+            true() if first is None else table.last_step >= first,
+            true() if last is None else or_(table.low_step <= last, table.high_step <= last),
+        )
         .order_by(table.attempt, table.block)
     )  # fmt: skip
-    blocks = session.execute(query).all()
-    if sum(block.points for block in blocks) <= if_more_than:
-        return None
-    if _ends(session, job_id, series) != (blocks[0].block, max(b.last_seq for b in blocks)):
-        return None
-    found: dict[int, tuple[int, int, float]] = {}  # by number: step, attempt, loss
-    cut_off: set[int] = set()
-    for block in blocks:
-        cut = last_steps.get(block.attempt)
-        if cut is None or block.last_step <= cut:
-            found[block.low_seq] = (block.low_step, block.attempt, block.low)
-            found[block.high_seq] = (block.high_step, block.attempt, block.high)
-            found[block.last_seq] = (block.last_step, block.attempt, block.last)
-        elif block.attempt not in cut_off:  # the first that goes beyond the cut: a part may stay
-            cut_off.add(block.attempt)
-            for row in _points_of(session, job_id, series, block.attempt, block.block):
-                if row.step <= cut:
-                    found[row.seq] = (row.step, block.attempt, row.loss or 0.0)
-    ordered = sorted((step, attempt, seq, loss) for seq, (step, attempt, loss) in found.items())
-    return [CurvePoint(seq, step, loss) for step, _attempt, seq, loss in ordered]
+    return session.execute(query).all()
+
+
+def _within(points: list[CurvePoint], steps: Steps) -> list[CurvePoint]:
+    if steps == ALL_STEPS:
+        return points
+    first, last = steps
+    return [
+        point
+        for point in points
+        if (first is None or point.step >= first) and (last is None or point.step <= last)
+    ]
+
+
+def _ends_of_blocks(session: Session, job_id: str, series: str) -> tuple[int, int] | None:
+    """The first block and the number of the last point that the blocks know."""
+    table = MetricBlockRow
+    query = select(func.min(table.block), func.max(table.last_seq))
+    first, last = session.execute(query.where(table.job_id == job_id, table.series == series)).one()
+    return None if first is None else (first, last)
 
 
 def _ends(session: Session, job_id: str, series: str) -> tuple[int, int] | None:

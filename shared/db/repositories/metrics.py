@@ -7,15 +7,11 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import ColumnElement, and_, or_, select, true
 from sqlalchemy.orm import Session
 
-from shared.db.repositories.metric_blocks import CurvePoint, candidates
+from shared.db.repositories.metric_blocks import ALL_STEPS, CurvePoint, Steps, candidates
 from shared.db.tables import MetricRow
 
 LONG = 8
 """A curve is thinned from its blocks when it has so many times the points that are asked for."""
-
-Steps = tuple[int | None, int | None]
-"""First and last step of a part of a curve; None leaves that end open."""
-ALL_STEPS: Steps = (None, None)
 
 
 def series_of_job(session: Session, job_id: str) -> Sequence[str]:
@@ -61,7 +57,12 @@ def curve(
     query = select(MetricRow).where(shown).order_by(MetricRow.step, MetricRow.attempt)
     if max_points is not None:
         points = candidates(
-            session, job_id, series, last_steps=last_steps, if_more_than=LONG * max_points
+            session,
+            job_id,
+            series,
+            last_steps=last_steps,
+            steps=steps,
+            if_more_than=LONG * max_points,
         )
         if points is None:
             # Narrow rows first: whole ones take ten times as long.

@@ -21,6 +21,7 @@ from shared.contracts.views import (
 )
 from shared.db.repositories import artifacts, checkpoints, metrics, models, pipelines, stream, watch
 from shared.db.repositories.jobs import get_job, list_jobs
+from shared.db.repositories.metric_blocks import ALL_STEPS, Steps
 from shared.db.tables import CheckpointRow
 from shared.jobs.reading.views import (
     artifact_view,
@@ -123,7 +124,7 @@ def read_curves(
     *,
     max_points: int | None = None,
     superseded: bool = False,
-    steps: metrics.Steps = metrics.ALL_STEPS,
+    steps: Steps = ALL_STEPS,
 ) -> MetricsView:
     """The curves of a job between two `steps`, each thinned to about `max_points` points.
 

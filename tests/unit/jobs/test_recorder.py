@@ -30,7 +30,7 @@ def train(step: int, *, loss: float = 1.0, speed: float | None = None) -> Metric
     return MetricsLine(series="train", step=step, tokens=step * 100, values=values)
 
 
-def losses(session: Session, job_id: str, **options: int | bool) -> list[tuple[int, float]]:
+def losses(session: Session, job_id: str, **options: object) -> list[tuple[int, float]]:
     """The training curve as (step, loss)."""
     curves = read_curves(session, job_id, **options)  # type: ignore[arg-type] # named options
     return [(point.step, point.values["loss"]) for point in curves.series["train"]]
@@ -237,3 +237,18 @@ def test_points_that_no_block_knows_are_read_one_by_one(database: Database) -> N
         assert losses(session, job.id, max_points=4)[0] == (0, 900.0)
         session.execute(delete(MetricBlockRow))
         assert losses(session, job.id, max_points=4)[0] == (0, 900.0)
+
+
+def test_a_part_of_a_long_curve_is_shown_in_its_own_detail(database: Database) -> None:
+    with database.transaction() as session:
+        job = running_training(session)
+        for first in range(0, 1000, 20):
+            steps = range(first, first + 20)
+            record(session, job.id, 1, [train(step, loss=1000.0 - step) for step in steps])
+        part = losses(session, job.id, max_points=20, steps=(300, 399))
+        assert len(part) == 20  # read one by one
+        assert (part[0], part[-1]) == ((300, 700.0), (399, 601.0))
+        long = losses(session, job.id, max_points=20, steps=(100, 899))
+        assert len(long) == 20  # from the blocks, so less than a block may lack at both ends
+        assert (long[0], long[-1]) == ((108, 892.0), (893, 107.0))
+        assert losses(session, job.id, max_points=20, steps=(2000, None)) == []
