@@ -44,7 +44,7 @@ test-compose: $(DEV) ## Build the images and try the compose file on a real Dock
 	@$(BIN)/python -m pytest -q -s tests/compose
 
 chaos: $(DEV) ## Break everything at true durations and write docs/chaos-report.md (an hour; QUICK=1: 20 minutes; ONLY="F3 F15")
-	@$(BIN)/python -m tests.faults.chaos $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+	@$(BIN)/python -m tests.faults.chaos $(if $(QUICK),--suite quick) $(if $(ONLY),--only $(ONLY))
 
 check: $(DEV) ## Lint, formatting, types, import contracts
 	@$(BIN)/ruff check .

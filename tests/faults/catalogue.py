@@ -19,7 +19,6 @@ from tests.faults.served import Reader
 from tests.faults.trial import Scale, Trial
 
 SHORT = Scale(time_factor=0.1, interval=60, kills=3, times=3, races=30, soak_seconds=0.0)
-"""In `make test`."""
 QUICK = Scale(time_factor=0.1, interval=60, kills=20, times=3, races=200, soak_seconds=180.0)
 FULL = Scale(time_factor=1.0, interval=300, kills=100, times=3, races=1000, soak_seconds=1800.0)
 
@@ -102,6 +101,41 @@ PLATFORMS = (
         scenarios=(KILLED_IN_COMMIT, STORE_AWAY, STORE_BAD, DAMAGED, DISK_FULL, SAVED),
     ),
 )  # fmt: skip
+
+SHORT_PLATFORMS = (
+    Platform(
+        name="one machine", shared=False, num_workers=3, has_clock=True,
+        scenarios=(
+            PROCESS_KILLED, LEADER_KILLED, POISON, CANCELLED, PAUSED, RACES, AGAIN,
+            DELIVERED_AGAIN, REDIS_LOST,
+        ),
+    ),
+    Platform(
+        name="servers", shared=True, num_workers=3,
+        scenarios=(
+            WORKER_KILLED, KILLED_IN_COMMIT, WORKER_FROZEN, DATABASE_RESTARTED, PARTITIONED,
+            DRAINED, STORE_AWAY, STORE_BAD, DAMAGED, DISK_FULL,
+        ),
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """Which faults, how many of each, and how long what must come may take."""
+
+    scale: Scale
+    platforms: tuple[Platform, ...]
+    patience: float
+    """Seconds; what is slow because the machine is busy is no failure."""
+
+
+SUITES = {
+    "full": Suite(scale=FULL, platforms=PLATFORMS, patience=3600.0),
+    "quick": Suite(scale=QUICK, platforms=PLATFORMS, patience=3600.0),
+    "short": Suite(scale=SHORT, platforms=SHORT_PLATFORMS, patience=300.0),
+}
+"""`make chaos`, `make chaos QUICK=1`, and what `make test` does."""
 
 
 def undisturbed(cluster: Cluster) -> Result:

@@ -15,21 +15,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.faults.catalogue import FULL, PLATFORMS, QUICK, Platform, inject, undisturbed
+from shared.base.process import die_with_parent
+from tests.faults.catalogue import SUITES, Platform, Suite, inject, undisturbed
 from tests.faults.cluster import ROOT, Cluster, running_cluster
 from tests.faults.ledger import Ledger
 from tests.faults.report import Report
 from tests.faults.trial import Scale
 
 POLL_SECONDS = 2.0
-PATIENCE_SECONDS = 3600.0
-"""An hour: what is slow because the machine is busy is no failure."""
 RESULTS = "results.jsonl"
 
 
@@ -37,14 +36,14 @@ def main() -> int:
     """Run all platforms, or with `--platform` the one; exit with 1 when something did not hold."""
     arguments = _parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
-    scale = QUICK if arguments.quick else FULL
-    chosen = _chosen(arguments.only)
+    suite = SUITES[arguments.suite]
+    chosen = _chosen(suite, arguments.only)
     if arguments.platform:
         [platform] = [known for known in chosen if known.name == arguments.platform]
-        _drive(platform, scale, arguments.folder)
+        _drive(platform, suite, arguments.folder)
         return 0
-    wanted = sum(len(platform.scenarios) for platform in PLATFORMS)
-    report = Report(quick=arguments.quick, scale=scale, wanted=wanted)
+    wanted = sum(len(platform.scenarios) for platform in suite.platforms)
+    report = Report(is_kept=arguments.suite == "full", scale=suite.scale, wanted=wanted)
     if arguments.only:
         report.recall()
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=arguments.folder))
@@ -59,17 +58,17 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Break a platform in every way, for an hour.")
-    parser.add_argument("--quick", action="store_true", help="a tenth of all durations")
+    parser.add_argument("--suite", choices=SUITES, default="full", help="quick: durations / 10")
     parser.add_argument("--only", nargs="*", default=[], help="classes (F3) or platforms to run")
     parser.add_argument("--folder", type=Path, help="where the platforms keep their files")
     parser.add_argument("--platform", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _chosen(only: list[str]) -> list[Platform]:
+def _chosen(suite: Suite, only: list[str]) -> list[Platform]:
     """The platforms that have something to do, each with its part of the classes."""
     chosen = []
-    for platform in PLATFORMS:
+    for platform in suite.platforms:
         scenarios = [
             scenario
             for scenario in platform.scenarios
@@ -86,7 +85,10 @@ def _run_all(
     """Drive them side by side, keeping the report up to date; return whether everything held."""
     wanted = sum(len(platform.scenarios) for platform in platforms)
     _say(f"{wanted} classes of faults on {len(platforms)} platforms, in {folder}")
-    drivers = {platform.name: _start(platform, folder, arguments) for platform in platforms}
+    drivers = {
+        platform.name: start_driver(platform, folder, arguments.suite, only=arguments.only)
+        for platform in platforms
+    }
     seen: dict[str, Ledger] = {}
     broken: set[str] = set()
     try:
@@ -95,8 +97,8 @@ def _run_all(
             for name, driver in drivers.items():
                 if driver.returncode and name not in broken:
                     broken.add(name)
-                    _say(f"{name} BROKE OFF with {driver.returncode}, see {_own(folder, name)}")
-            for title, ledger in _read_results(folder).items():
+                    _say(f"{name} BROKE OFF with {driver.returncode}, see {log_of(name, folder)}")
+            for title, ledger in read_results(folder).items():
                 if title not in seen:
                     seen[title] = ledger
                     _say(_sentence(ledger))
@@ -111,32 +113,34 @@ def _run_all(
             driver.wait()
 
 
-def _start(
-    platform: Platform, folder: Path, arguments: argparse.Namespace
+def start_driver(
+    platform: Platform, folder: Path, suite: str, *, only: Sequence[str] = ()
 ) -> subprocess.Popen[bytes]:
-    own = _own(folder, platform.name)
-    own.mkdir()
-    options = ["--platform", platform.name, "--folder", str(own)]
-    options += ["--quick"] if arguments.quick else []
-    options += ["--only", *arguments.only] if arguments.only else []
-    with (own / "driver.log").open("wb") as log:
+    """A process that does everything to one platform; it ends with this one."""
+    log = log_of(platform.name, folder)
+    log.parent.mkdir()
+    options = ["--platform", platform.name, "--folder", str(log.parent), "--suite", suite]
+    options += ["--only", *only] if only else []
+    with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.faults.chaos", *options],
-            cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
+            cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
 
-def _own(folder: Path, platform: str) -> Path:
-    return folder / platform.replace(" ", "-")
+def log_of(platform: str, folder: Path) -> Path:
+    """What a driver has to say about itself."""
+    return folder / platform.replace(" ", "-") / "driver.log"
 
 
-def _drive(platform: Platform, scale: Scale, folder: Path) -> None:
+def _drive(platform: Platform, suite: Suite, folder: Path) -> None:
     """Everything that happens to one platform, in this process; results are appended to a file."""
-    with _platform(platform, scale, folder) as cluster:
-        cluster.patience = PATIENCE_SECONDS
+    die_with_parent()
+    with _platform(platform, suite.scale, folder) as cluster:
+        cluster.patience = suite.patience
         expected = undisturbed(cluster)
         for scenario in platform.scenarios:
-            ledger = inject(scenario, cluster, scale, expected, platform=platform.name)
+            ledger = inject(scenario, cluster, suite.scale, expected, platform=platform.name)
             with (folder / RESULTS).open("a") as results:
                 results.write(json.dumps(ledger.as_dict()) + "\n")
             if ledger.failures:
@@ -159,7 +163,7 @@ def _platform(platform: Platform, scale: Scale, folder: Path) -> Iterator[Cluste
         yield cluster
 
 
-def _read_results(folder: Path) -> dict[str, Ledger]:
+def read_results(folder: Path) -> dict[str, Ledger]:
     """What has been found so far, by class and platform."""
     lines = [
         line

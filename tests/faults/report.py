@@ -26,8 +26,8 @@ STEP_RATIO = "step time, p99 over median, while uploading"
 class Report:
     """All results there are, kept as JSON and shown as Markdown."""
 
-    quick: bool
-    """Durations were divided, so it is shown but not kept."""
+    is_kept: bool
+    """Else it is shown only: durations were divided."""
     scale: Scale
     wanted: int
     """Classes there should be results of."""
@@ -35,14 +35,14 @@ class Report:
 
     def recall(self) -> None:
         """Begin with what was found before."""
-        if RESULTS.exists() and not self.quick:
+        if RESULTS.exists() and self.is_kept:
             found = map(Ledger.from_dict, json.loads(RESULTS.read_text()))
             self.ledgers = {ledger.name: ledger for ledger in found}
 
     def add(self, ledger: Ledger) -> None:
         """Take in a result, in place of an older one, and keep everything."""
         self.ledgers[ledger.name] = ledger
-        if not self.quick:
+        if self.is_kept:
             found = [one.as_dict() for one in sorted(self.ledgers.values(), key=_order)]
             write_bytes(RESULTS, json.dumps(found, indent=2).encode() + b"\n")
             write_bytes(REPORT, self.render().encode())
@@ -57,7 +57,7 @@ class Report:
             "Real processes on real servers: see [reliability.md](reliability.md) and "
             "`tests/faults/`.",
             "",
-            f"Made by `make chaos{' QUICK=1' if self.quick else ''}` on {os.cpu_count()} CPU "
+            f"Made by `make chaos{'' if self.is_kept else ' QUICK=1'}` on {os.cpu_count()} CPU "
             f"cores; all durations are multiplied by {self.scale.time_factor:g}. A class may have "
             "been tried again by itself: when it ended, the load average of the quarter of an hour "
             "before, and the version are in the last columns.",

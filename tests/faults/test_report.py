@@ -32,7 +32,7 @@ def test_the_table_shows_counts_and_worst_figures() -> None:
     bad = Ledger(code="save", title="saves", jobs=1, failures=["it broke"])
     bad.faults["worker"] += 1
     bad.measure(SAVE_WORST, 0.0295)
-    table = Report(quick=True, scale=FULL, wanted=3)
+    table = Report(is_kept=False, scale=FULL, wanted=3)
     table.add(bad)
     table.add(Ledger(code="F1", title="kill -9 (processes)"))
     table.add(ledger())  # again, in place of the one before
@@ -53,9 +53,9 @@ def test_the_table_shows_counts_and_worst_figures() -> None:
 def test_what_was_found_before_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path / "chaos.json")
     monkeypatch.setattr(report, "REPORT", tmp_path / "chaos.md")
-    first = Report(quick=False, scale=FULL, wanted=2)
+    first = Report(is_kept=True, scale=FULL, wanted=2)
     first.add(ledger())
-    later = Report(quick=False, scale=FULL, wanted=2)
+    later = Report(is_kept=True, scale=FULL, wanted=2)
     later.recall()
     assert later.ledgers == {"F1 kill -9 (processes)": ledger()}
     later.add(Ledger(code="F2", title="(workers)"))
