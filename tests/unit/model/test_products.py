@@ -82,3 +82,22 @@ def test_products_of_views_and_sums_of_products(way: str) -> None:
     half = torch.zeros(130, 70)
     add_product(half, a.T.bfloat16(), b.T.bfloat16())
     torch.testing.assert_close(half.double(), exact, rtol=0.05, atol=0.3)
+
+
+@needs_onednn
+def test_the_same_work_gives_the_same_bits() -> None:
+    """Resuming bit for bit rests on it; of a size that goes to oneDNN, on two threads."""
+
+    def work() -> list[torch.Tensor]:
+        x, weight = numbers(1024, 320, seed=1), numbers(1280, 320, seed=2)
+        tensors = [x.requires_grad_(), weight.requires_grad_()]
+        found = linear(*tensors)
+        return [found.detach(), *torch.autograd.grad(found.square().sum(), tensors)]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first = work()
+        assert all(torch.equal(a, b) for _ in range(3) for a, b in zip(first, work(), strict=True))
+    finally:
+        torch.set_num_threads(threads)
