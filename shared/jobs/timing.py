@@ -6,6 +6,8 @@ LEASE_SECONDS = 45.0
 """A worker that is silent for longer has lost its job."""
 HEARTBEAT_SECONDS = 10.0
 """Between a worker's signs of life."""
+WISH_SECONDS = 2.0
+"""Between its looks at what a running job's owner wants."""
 POLL_SECONDS = 30.0
 """A worker looks for queued jobs this often, wake-up or not."""
 RESEND_SECONDS = 60.0

@@ -9,14 +9,16 @@ from contextvars import copy_context
 from shared.base.errors import LeaseLostError, UnavailableError
 from shared.base.settings import Settings
 from shared.contracts.names import Desired
+from shared.db.repositories.jobs import get_job
 from shared.db.session import Database
 from shared.jobs.life.lifecycle import heartbeat
 from shared.jobs.program import Stop
-from shared.jobs.timing import HEARTBEAT_SECONDS, LEASE_SECONDS
+from shared.jobs.timing import HEARTBEAT_SECONDS, LEASE_SECONDS, WISH_SECONDS
 from shared.jobs.worker.control import Control
 
 logger = logging.getLogger(__name__)
 
+LOOKS_A_BEAT = round(HEARTBEAT_SECONDS / WISH_SECONDS)
 _STOP_OF_DESIRED = {Desired.PAUSE: Stop.PAUSE, Desired.CANCEL: Stop.CANCEL}
 
 
@@ -50,10 +52,11 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        interval = self._settings.seconds(HEARTBEAT_SECONDS)
-        while not self._ended.wait(interval):
+        looks = 0
+        while not self._ended.wait(self._settings.seconds(WISH_SECONDS)):
+            looks += 1
             try:
-                desired = self._beat()
+                desired = self._look() if looks % LOOKS_A_BEAT else self._beat()
             except LeaseLostError as error:
                 logger.error("%s Its process is killed.", error.message)
                 self._control.lose()
@@ -67,6 +70,11 @@ class Heartbeat:
                 continue
             if desired in _STOP_OF_DESIRED:
                 self._control.ask(_STOP_OF_DESIRED[desired])
+
+    def _look(self) -> Desired:
+        """What the owner wants, without a write; whose job it is, the next beat will tell."""
+        with self._database.reading() as session:
+            return Desired(get_job(session, self._job_id).desired)
 
     def _beat(self) -> Desired:
         lease_seconds = self._settings.seconds(LEASE_SECONDS)
