@@ -2,8 +2,8 @@
 
 A batch is packed without padding: the tokens of all rows one after another. A row attends to the
 first `key_length` entries of its slot, its queries being the last of them (bottom-right causal).
-Here are the seam, the choice of a backend, and the backend on torch's SDPA; xformers lives in
-`xformers_attention`, which is imported on CUDA only.
+Here are the seam, the choice of a backend, and the one on torch's SDPA, which runs anywhere. The
+CPU's own is in `bag_attention`; xformers lives in `xformers_attention`, imported on CUDA only.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from services.inference.kv_cache import CacheSizes, KVOrder, KVShape
 from shared.base.errors import StartupError
 
 MAX_SPAN_PER_ROW = 2
@@ -35,32 +36,71 @@ class RowLayout:
 
 
 class StepAttention(Protocol):
-    """Attention prepared for one batch, the same for every layer."""
+    """Attention prepared for one batch, the same for every layer.
 
-    def __call__(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Mix for q (N, H, K) from one layer's keys and values (slots * context, H, K)."""
+    `keys` and `values` are one layer's cache, in its backend's order.
+    """
+
+    def store(self, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write the batch's k and v (N, H, K) to the cache."""
+
+    def mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attend with q (N, H, K) to what is stored, the batch's own included; (N, H, K)."""
 
 
-class AttentionBackend(Protocol):
+class AttentionBackend(KVOrder, Protocol):
     """A way to compute attention."""
 
     name: str
 
     def prepare(
-        self, rows: Sequence[RowLayout], *, context_length: int, device: torch.device
+        self, rows: Sequence[RowLayout], *, shape: KVShape, device: torch.device
     ) -> StepAttention:
-        """Build masks once for a batch; `rows` in the order of the packed tokens."""
+        """Build indices and masks once for a batch; `rows` in the order of the packed tokens."""
 
 
-class SdpaBackend:
+class SlabOrder:
+    """Token by token: keys and values are (slots * context, H, K)."""
+
+    def cache_sizes(self, shape: KVShape, num_slots: int) -> CacheSizes:
+        """See KVOrder."""
+        size = (num_slots * shape.context_length, shape.num_heads, shape.head_dim)
+        return size, size
+
+    def held(
+        self, keys: Tensor, values: Tensor, shape: KVShape, slot: int, length: int
+    ) -> tuple[Tensor, Tensor]:
+        """See KVOrder."""
+        start = slot * shape.context_length
+        return keys[start : start + length], values[start : start + length]
+
+
+class SlabStep:
+    """Stores in the order of a SlabOrder."""
+
+    def __init__(self, rows: Sequence[RowLayout], *, shape: KVShape, device: torch.device) -> None:
+        places: list[int] = []
+        for row in rows:
+            end = row.slot * shape.context_length + row.key_length
+            places += range(end - row.query_length, end)
+        self._places = torch.tensor(places, device=device)
+
+    def store(self, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
+        """See StepAttention."""
+        keys.index_copy_(0, self._places, k)
+        values.index_copy_(0, self._places, v)
+
+
+class SdpaBackend(SlabOrder):
     """torch's scaled_dot_product_attention, without copying the cache."""
 
     name = "sdpa"
 
     def prepare(
-        self, rows: Sequence[RowLayout], *, context_length: int, device: torch.device
+        self, rows: Sequence[RowLayout], *, shape: KVShape, device: torch.device
     ) -> StepAttention:
         """See AttentionBackend."""
+        context_length = shape.context_length
         groups: list[_Decode | _Chunk] = []
         start = 0
         for is_single, members in groupby(rows, key=lambda row: row.query_length == 1):
@@ -70,15 +110,24 @@ class SdpaBackend:
             else:
                 groups += _chunks(some, start, context_length, device)
             start += sum(row.query_length for row in some)
-        return _SdpaStep(groups)
+        return _SdpaStep(groups, rows, shape=shape, device=device)
 
 
-@dataclass(frozen=True, slots=True)
-class _SdpaStep:
-    groups: list[_Decode | _Chunk]
+class _SdpaStep(SlabStep):
+    def __init__(
+        self,
+        groups: list[_Decode | _Chunk],
+        rows: Sequence[RowLayout],
+        *,
+        shape: KVShape,
+        device: torch.device,
+    ) -> None:
+        super().__init__(rows, shape=shape, device=device)
+        self._groups = groups
 
-    def __call__(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        parts = [group.attend(q, keys, values) for group in self.groups]
+    def mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See StepAttention."""
+        parts = [group.attend(q, keys, values) for group in self._groups]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -188,32 +237,41 @@ def _chunks(
 ) -> list[_Decode | _Chunk]:
     chunks: list[_Decode | _Chunk] = []
     for row in rows:
-        mask = None
-        if row.query_length < row.key_length:
-            shape = (row.query_length, row.key_length)
-            ones = torch.ones(shape, dtype=torch.bool, device=device)
-            mask = ones.tril(row.key_length - row.query_length)
         chunks.append(
             _Chunk(
                 start=start,
                 count=row.query_length,
                 first_key=row.slot * context_length,
                 key_length=row.key_length,
-                mask=mask,
+                mask=causal_mask(row, device),
             )
         )
         start += row.query_length
     return chunks
 
 
+def causal_mask(row: RowLayout, device: torch.device) -> Tensor | None:
+    """Which keys each query may see (query_length, key_length), bottom-right causal.
+
+    None for a prompt's first chunk, where SDPA's own `is_causal` is the same.
+    """
+    if row.query_length == row.key_length:
+        return None
+    ones = torch.ones(row.query_length, row.key_length, dtype=torch.bool, device=device)
+    return ones.tril(row.key_length - row.query_length)
+
+
 def choose_attention(
     requested: Literal["auto", "xformers", "sdpa"],
     device: torch.device,
+    *,
+    cpu: AttentionBackend,
     open_xformers: Callable[[torch.device], AttentionBackend],
 ) -> AttentionBackend:
     """Return the backend to generate with; never another one than was asked for.
 
-    `open_xformers` imports and self-tests xformers and raises StartupError when it does not work.
+    `cpu` is the CPU's own; `open_xformers` imports and self-tests xformers and raises StartupError
+    when it does not work.
     """
     if device.type != "cuda":
         if requested == "xformers":
@@ -221,7 +279,7 @@ def choose_attention(
                 "attention=xformers needs a CUDA device, and this service computes on the CPU; "
                 "set RYANGPT_ATTENTION=auto or sdpa."
             )
-        return SdpaBackend()
+        return SdpaBackend() if requested == "sdpa" else cpu
     if requested == "sdpa":
         return SdpaBackend()
     return open_xformers(device)

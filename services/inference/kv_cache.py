@@ -10,6 +10,7 @@ import math
 import threading
 import weakref
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,53 +34,69 @@ class KVShape:
         return cls(config.num_layers, config.num_heads, config.head_dim, config.context_length)
 
 
+CacheSizes = tuple[tuple[int, ...], tuple[int, ...]]
+"""Sizes of one layer's keys and of its values."""
+
+
+class KVOrder(Protocol):
+    """In which order numbers lie in a cache: the one that an attention backend reads fastest."""
+
+    def cache_sizes(self, shape: KVShape, num_slots: int) -> CacheSizes:
+        """Sizes of one layer's keys and values."""
+
+    def held(
+        self, keys: Tensor, values: Tensor, shape: KVShape, slot: int, length: int
+    ) -> tuple[Tensor, Tensor]:
+        """The parts of one layer's keys and values that hold a slot's first `length` tokens."""
+
+
 class KVCache:
     """Keys and values of `num_slots` sequences, for every layer.
 
-    `keys[layer]` and `values[layer]` are (num_slots * context_length, num_heads, head_dim); slot s
-    owns the rows from s * context_length on. Pages that were never written cost no memory.
+    Only the attention backend knows the order within `keys[layer]` and `values[layer]`. Pages that
+    were never written cost no memory.
     """
 
     def __init__(
-        self, shape: KVShape, *, num_slots: int, device: torch.device, dtype: torch.dtype
+        self,
+        shape: KVShape,
+        *,
+        num_slots: int,
+        order: KVOrder,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.shape = shape
         self.num_slots = num_slots
-        self.dtype = dtype
-        size = (
-            shape.num_layers,
-            num_slots * shape.context_length,
-            shape.num_heads,
-            shape.head_dim,
-        )
-        self.keys = _zeros(size, device, dtype).unbind(0)
-        self.values = _zeros(size, device, dtype).unbind(0)
+        keys, values = order.cache_sizes(shape, num_slots)
+        self._order = order
+        self.keys = _zeros((shape.num_layers, *keys), device, dtype).unbind(0)
+        self.values = _zeros((shape.num_layers, *values), device, dtype).unbind(0)
 
     @property
     def num_bytes(self) -> int:
         """Size when every slot has been used."""
         return sum(layer.numel() * layer.element_size() for layer in (*self.keys, *self.values))
 
-    def write(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
-        """Store k and v (N, num_heads, head_dim) at `rows` (N,) of one layer."""
-        self.keys[layer].index_copy_(0, rows, k)
-        self.values[layer].index_copy_(0, rows, v)
-
     def copy(self, source: int, target: int, length: int) -> None:
-        """Make the first `length` entries of one slot those of another."""
-        context = self.shape.context_length
-        for layer in (*self.keys, *self.values):
-            slots = layer.view(self.num_slots, context, *layer.shape[1:])
-            slots[target, :length] = slots[source, :length]
+        """Give slot `target` the first `length` tokens of slot `source`, in every layer."""
+        for layer in zip(self.keys, self.values, strict=True):
+            old = self._order.held(*layer, self.shape, source, length)
+            new = self._order.held(*layer, self.shape, target, length)
+            for one, other in zip(old, new, strict=True):
+                other.copy_(one)
 
 
 class KVCachePool:
     """One cache per shape, shared by all loaded models of that shape, freed after the last one."""
 
-    def __init__(self, *, num_slots: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, *, num_slots: int, order: KVOrder, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self._num_slots = num_slots
+        self._order = order
         self._device = device
-        self._dtype = dtype
+        self.dtype = dtype
         self._lock = threading.Lock()
         self._caches: weakref.WeakValueDictionary[KVShape, KVCache] = weakref.WeakValueDictionary()
 
@@ -93,9 +110,20 @@ class KVCachePool:
                 self._caches[shape] = cache
             return cache
 
+    def num_bytes(self, shape: KVShape) -> int:
+        """Size of the cache for a shape when every slot has been used."""
+        sizes = self._order.cache_sizes(shape, self._num_slots)
+        return shape.num_layers * sum(map(math.prod, sizes)) * self.dtype.itemsize
+
     def one_off(self, shape: KVShape, *, num_slots: int) -> KVCache:
         """A cache of one's own, for trying a model out beside the running ones."""
-        return KVCache(shape, num_slots=num_slots, device=self._device, dtype=self._dtype)
+        return KVCache(
+            shape,
+            num_slots=num_slots,
+            order=self._order,
+            device=self._device,
+            dtype=self.dtype,
+        )
 
 
 def _zeros(size: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:

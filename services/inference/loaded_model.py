@@ -87,14 +87,11 @@ class LoadedModel:
     def _pack(self, rows: Sequence[BatchRow], cache: KVCache) -> PackedBatch:
         ids: list[int] = []
         positions: list[int] = []
-        cache_rows: list[int] = []
         sampled: list[int] = []
-        context = cache.shape.context_length
         for row in rows:
             end = row.start + len(row.ids)
             ids += row.ids
             positions += range(row.start, end)
-            cache_rows += range(row.slot * context + row.start, row.slot * context + end)
             sampled += range(len(ids) - row.num_logits, len(ids))
         layouts = [
             RowLayout(slot=r.slot, query_length=len(r.ids), key_length=r.start + len(r.ids))
@@ -103,9 +100,8 @@ class LoadedModel:
         return PackedBatch(
             ids=torch.tensor(ids, device=self.device),
             positions=torch.tensor(positions, device=self.device),
-            cache_rows=torch.tensor(cache_rows, device=self.device),
             sampled=None if len(sampled) == len(ids) else self._indices(sampled),
-            attention=self.attention.prepare(layouts, context_length=context, device=self.device),
+            attention=self.attention.prepare(layouts, shape=cache.shape, device=self.device),
         )
 
     def _indices(self, values: list[int]) -> torch.Tensor:

@@ -11,9 +11,7 @@ import sys
 import threading
 import weakref
 
-import torch
-
-from services.inference.kv_cache import KVShape
+from services.inference.kv_cache import KVCachePool, KVShape
 from services.inference.loaded_model import LoadedModel
 from shared.base.errors import UnavailableError
 from shared.contracts.model_config import ModelConfig
@@ -28,11 +26,10 @@ class OverBudgetError(UnavailableError):
 class MemoryBudget:
     """Counts models until the last request that uses them has ended. Thread-safe."""
 
-    def __init__(self, limit: int, *, num_slots: int, dtype: torch.dtype) -> None:
-        """`limit` in bytes; 0 means none."""
+    def __init__(self, limit: int, caches: KVCachePool) -> None:
+        """`limit` in bytes; 0 means none. Weights are of the caches' type."""
         self._limit = limit
-        self._num_slots = num_slots
-        self._dtype = dtype
+        self._caches = caches
         self._lock = threading.Lock()
         self._alive: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
         self._has_freed = threading.Event()
@@ -56,10 +53,10 @@ class MemoryBudget:
             alive = list(self._alive)
         shapes = {KVShape.of(model.network.config) for model in alive}
         used = sum(model.network.num_bytes for model in alive)
-        used += sum(map(self._cache_bytes, shapes))
+        used += sum(map(self._caches.num_bytes, shapes))
         needed = self._weight_bytes(config)
         if KVShape.of(config) not in shapes:
-            needed += self._cache_bytes(KVShape.of(config))
+            needed += self._caches.num_bytes(KVShape.of(config))
         if self._limit and used + needed > self._limit:
             raise OverBudgetError(
                 f"Its weights and cache need {needed >> 20} MiB; of the {self._limit >> 20} MiB "
@@ -69,12 +66,7 @@ class MemoryBudget:
 
     def _weight_bytes(self, config: ModelConfig) -> int:
         head = config.vocab_size * config.d_model if config.tie_embeddings else 0
-        return (config.num_parameters + head) * self._dtype.itemsize
-
-    def _cache_bytes(self, shape: KVShape) -> int:
-        tokens = self._num_slots * shape.context_length
-        width = shape.num_heads * shape.head_dim
-        return 2 * shape.num_layers * tokens * width * self._dtype.itemsize
+        return (config.num_parameters + head) * self._caches.dtype.itemsize
 
 
 def trim_heap() -> None:

@@ -30,8 +30,6 @@ class PackedBatch:
     """(N,) token ids."""
     positions: Tensor
     """(N,) place of each token in its sequence."""
-    cache_rows: Tensor
-    """(N,) where each token's key and value go."""
     sampled: Tensor | None
     """(S,) tokens whose logits are wanted; None means all of them."""
     attention: StepAttention
@@ -67,9 +65,7 @@ class Network:
         self._norm = weights.vector("model.norm.weight", config)
         head = "model.embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"
         self._head = weights.matrix((head,), config.vocab_size, config.d_model)
-        cos, sin = rope_tables(config, device=device)
-        self._cos = torch.cat((cos, cos), dim=-1).to(dtype)[:, None]
-        self._sin = torch.cat((-sin, sin), dim=-1).to(dtype)[:, None]
+        self._turns = torch.complex(*rope_tables(config, device=device))[:, None]
 
     @property
     def num_bytes(self) -> int:
@@ -89,9 +85,9 @@ class Network:
         The head, the largest matrix, is applied to the sampled tokens only.
         """
         x = F.embedding(batch.ids, self._embedding)
-        cos, sin = self._cos[batch.positions], self._sin[batch.positions]
+        turns = self._turns[batch.positions]
         for number, layer in enumerate(self._layers):
-            layer.out.add_to(x, self._attend(x, layer, number, cos, sin, batch, cache))
+            layer.out.add_to(x, self._attend(x, layer, number, turns, batch, cache))
             layer.down.add_to(x, self._feed_forward(x, layer))
         if batch.sampled is not None:
             x = x[batch.sampled]
@@ -102,17 +98,17 @@ class Network:
         x: Tensor,
         layer: _Layer,
         number: int,
-        cos: Tensor,
-        sin: Tensor,
+        turns: Tensor,
         batch: PackedBatch,
         cache: KVCache,
     ) -> Tensor:
         heads, head_dim = self.config.num_heads, self.config.head_dim
         qkv = layer.qkv(self._normalize(x, layer.attention_norm))
         qkv = qkv.view(-1, 3 * heads, head_dim)
-        turned, v = _turn(qkv[:, : 2 * heads], cos, sin), qkv[:, 2 * heads :]
-        cache.write(number, batch.cache_rows, turned[:, heads:], v)
-        mixed = batch.attention(turned[:, :heads], cache.keys[number], cache.values[number])
+        turned, v = _turn(qkv[:, : 2 * heads], turns), qkv[:, 2 * heads :]
+        keys, values = cache.keys[number], cache.values[number]
+        batch.attention.store(turned[:, heads:], v, keys, values)
+        mixed = batch.attention.mix(turned[:, :heads], keys, values)
         return mixed.reshape(-1, heads * head_dim)
 
     def _feed_forward(self, x: Tensor, layer: _Layer) -> Tensor:
@@ -126,14 +122,11 @@ class Network:
         return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions in three kernels: x (N, H, K) by tables (N, 1, K), those of sine signed.
-
-    Half-split: entry i is turned with entry i + K/2, so that exchanging the halves pairs them.
-    """
+def _turn(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary positions as one product of complex numbers: x (N, H, K) by turns (N, 1, K / 2)."""
     num_tokens, heads, head_dim = x.shape
-    exchanged = x.reshape(num_tokens, heads, 2, head_dim // 2).flip(2).view(x.shape)
-    return torch.addcmul(x * cos, exchanged, sin)
+    pairs = torch.view_as_complex(x.float().view(num_tokens, heads, head_dim // 2, 2))
+    return torch.view_as_real(pairs * turns).view(x.shape).to(x.dtype)
 
 
 class _Weights:
@@ -158,7 +151,21 @@ class _Weights:
 
     def matrix(self, names: tuple[str, ...], out: int, width: int) -> Matrix:
         """Matrices (out, width) as one, of `width` to len(names) * out."""
-        parts = [self._take(name, (out, width)) for name in names]
+        return self._lay_out([self._take(name, (out, width)) for name in names])
+
+    def qkv(self, prefix: str, config: ModelConfig) -> Matrix:
+        """The projections of q, k and v as one; those of q and k with the pairs of `_turn`.
+
+        Rotary positions turn entry i of a head with entry i + K / 2: here they become neighbours,
+        which are one complex number. In products of q and k the order of entries does not matter.
+        """
+        size = (config.d_model, config.d_model)
+        q, k, v = (self._take(f"{prefix}{name}_proj.weight", size) for name in "qkv")
+        halves = (config.num_heads, 2, config.head_dim // 2, config.d_model)
+        paired = [one.view(halves).transpose(1, 2).reshape(size) for one in (q, k)]
+        return self._lay_out([*paired, v])
+
+    def _lay_out(self, parts: list[Tensor]) -> Matrix:
         joined = torch.cat(parts) if len(parts) > 1 else parts[0]
         return lay_out(joined.to(self._device, self._dtype))
 
@@ -177,12 +184,11 @@ def _load_layer(weights: _Weights, config: ModelConfig, number: int) -> _Layer:
     prefix = f"model.layers.{number}."
     attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
     d_model, d_ff = config.d_model, config.d_ff
-    projections = tuple(f"{attention}{name}_proj.weight" for name in "qkv")
     gated = config.family == "llama"
     inputs = ("gate", "up") if gated else ("up",)
     return _Layer(
         attention_norm=weights.vector(f"{prefix}input_layernorm.weight", config),
-        qkv=weights.matrix(projections, d_model, d_model),
+        qkv=weights.qkv(attention, config),
         out=weights.matrix((f"{attention}o_proj.weight",), d_model, d_model),
         mlp_norm=weights.vector(f"{prefix}post_attention_layernorm.weight", config),
         up=weights.matrix(tuple(f"{mlp}{name}_proj.weight" for name in inputs), d_ff, d_model),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from services.inference.attention import AttentionBackend, choose_attention
+from services.inference.bag_attention import BagBackend
 from services.inference.kv_cache import KVCachePool
 from services.inference.memory import MemoryBudget
 from shared.base.errors import StartupError
@@ -37,11 +38,16 @@ def open_runtime(settings: Settings) -> Runtime:
     torch.set_num_threads(settings.resolved_num_threads)
     device = _choose_device(settings)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    attention = choose_attention(settings.attention, device, _open_xformers)
-    caches = KVCachePool(num_slots=settings.inference_slots, device=device, dtype=dtype)
-    budget = MemoryBudget(
-        settings.inference_memory_bytes, num_slots=settings.inference_slots, dtype=dtype
+    attention = choose_attention(
+        settings.attention, device, cpu=BagBackend(), open_xformers=_open_xformers
     )
+    caches = KVCachePool(
+        num_slots=settings.inference_slots,
+        order=attention,
+        device=device,
+        dtype=dtype,
+    )
+    budget = MemoryBudget(settings.inference_memory_bytes, caches)
     return Runtime(device=device, dtype=dtype, attention=attention, caches=caches, budget=budget)
 
 

@@ -52,7 +52,7 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[Drawn]:
     for index, row in enumerate(rows):
         if row.params.shapes_logits:
             _apply_wishes(logits[index], row)
-    chosen = logits.argmax(-1)
+    chosen = _likeliest(logits)
     warm = [index for index, row in enumerate(rows) if row.params.temperature > 0]
     if warm:
         chosen[warm] = _draw(logits[warm], [rows[index] for index in warm])
@@ -70,6 +70,13 @@ def prompt_logprobs(logits: Tensor, following: Sequence[int], top: int) -> list[
     """How likely each of `following` was after a position, given the logits (N, V) there."""
     found = top_logprobs(logits.log_softmax(-1), following, [top] * len(following))
     return [TokenLogprobs(*one) for one in found]
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """The index of each row's largest entry, the lowest of equals."""
+    if logits.is_cpu:  # NumPy's kernel is vectorized and needs a tenth of the time of torch's
+        return torch.from_numpy(logits.numpy().argmax(-1))
+    return logits.argmax(-1)
 
 
 def _apply_wishes(logits: Tensor, row: SampleRow) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from services.inference.attention import RowLayout, SdpaBackend, StepAttention
+from services.inference.attention import (
+    RowLayout,
+    SdpaBackend,
+    SlabOrder,
+    SlabStep,
+    StepAttention,
+)
+from services.inference.kv_cache import KVShape
 from shared.base.errors import StartupError
 
 HINT = "Install the `cuda` extra, or set RYANGPT_ATTENTION=sdpa to do without xformers."
@@ -29,7 +37,7 @@ SPLIT_OF_LENGTH = ((256, 1), (2048, 4))
 busy when few rows are long, and cost a second kernel."""
 
 
-class XformersBackend:
+class XformersBackend(SlabOrder):
     """`memory_efficient_attention_forward` over the slots of the cache."""
 
     name = "xformers"
@@ -43,26 +51,21 @@ class XformersBackend:
         self._decode_ops: dict[int, Any] = fmha.triton_splitk.FwOp_Map
 
     def prepare(
-        self, rows: Sequence[RowLayout], *, context_length: int, device: torch.device
+        self, rows: Sequence[RowLayout], *, shape: KVShape, device: torch.device
     ) -> StepAttention:
         """See AttentionBackend."""
-        starts = [row.slot * context_length for row in rows]
-        end = max(starts) + context_length
+        starts = [row.slot * shape.context_length for row in rows]
+        end = max(starts) + shape.context_length
         bias = self._bias.from_seqlens(
             q_seqlen=[row.query_length for row in rows],
             kv_seqstarts=[*starts, end],
             kv_seqlen=[row.key_length for row in rows],
             device=device,
         )
-        op = self._operator(rows)
-
-        def attend(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            out: Tensor = self._ops.memory_efficient_attention_forward(
-                q[None], keys[None, :end], values[None, :end], bias, op=op
-            )
-            return out[0]
-
-        return attend
+        attend = partial(
+            self._ops.memory_efficient_attention_forward, attn_bias=bias, op=self._operator(rows)
+        )
+        return _XformersStep(attend, end, rows, shape=shape, device=device)
 
     def _operator(self, rows: Sequence[RowLayout]) -> Any:
         if any(row.query_length > 1 for row in rows):
@@ -70,6 +73,26 @@ class XformersBackend:
         longest = max(row.key_length for row in rows)
         split = next((split for length, split in SPLIT_OF_LENGTH if longest <= length), 16)
         return self._decode_ops[split]
+
+
+class _XformersStep(SlabStep):
+    def __init__(
+        self,
+        attend: Callable[..., Tensor],
+        end: int,
+        rows: Sequence[RowLayout],
+        *,
+        shape: KVShape,
+        device: torch.device,
+    ) -> None:
+        super().__init__(rows, shape=shape, device=device)
+        self._attend = attend
+        self._end = end
+        """Entries of the cache up to the end of the last slot in use."""
+
+    def mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See StepAttention."""
+        return self._attend(q[None], keys[None, : self._end], values[None, : self._end])[0]
 
 
 def open_xformers(device: torch.device) -> XformersBackend:
@@ -104,21 +127,21 @@ def preload_cuda_runtime() -> None:
 
 def self_test(backend: XformersBackend, device: torch.device) -> None:
     """Compare a generating batch and a mixed one with SDPA. Raises StartupError."""
-    context_length, heads, head_dim = 320, 2, 64
+    shape = KVShape(num_layers=1, num_heads=2, head_dim=64, context_length=320)
     generator = torch.Generator(device="cpu").manual_seed(0)
 
     def random(rows: int) -> Tensor:
-        values = torch.randn(rows, heads, head_dim, generator=generator)
+        values = torch.randn(rows, shape.num_heads, shape.head_dim, generator=generator)
         return values.to(device, torch.bfloat16)
 
-    keys, values = random(4 * context_length), random(4 * context_length)
+    keys, values = (random(4 * shape.context_length) for _ in range(2))
     decode = [RowLayout(slot=slot, query_length=1, key_length=7 + 90 * slot) for slot in (3, 0, 2)]
     mixed = [*decode, RowLayout(slot=1, query_length=33, key_length=50)]
     for rows in (decode, mixed):
         q = random(sum(row.query_length for row in rows))
         try:
             found, expected = (
-                one.prepare(rows, context_length=context_length, device=device)(q, keys, values)
+                one.prepare(rows, shape=shape, device=device).mix(q, keys, values)
                 for one in (backend, SdpaBackend())
             )
         except (RuntimeError, ValueError, NotImplementedError) as error:

@@ -15,9 +15,11 @@ import xformers.ops.fmha as fmha
 from xformers.ops.fmha.common import Inputs
 
 from services.inference.attention import RowLayout, SdpaBackend
+from services.inference.kv_cache import KVShape
 from services.inference.xformers_attention import XformersBackend
 
 CONTEXT, SLOTS, HEADS, HEAD_DIM = 192, 6, 5, 64
+SHAPE = KVShape(num_layers=1, num_heads=HEADS, head_dim=HEAD_DIM, context_length=CONTEXT)
 TOLERANCE = 3e-3
 """What half precision explains, for values of unit variance."""
 CASES = {
@@ -57,10 +59,10 @@ def main() -> None:
         rows = [RowLayout(slot=slot, query_length=1, key_length=length) for slot, length in case]
         q = torch.randn(len(rows), HEADS, HEAD_DIM, generator=generator)
         kind = ManySplits if "split" in name else XformersBackend
-        where: Any = {"context_length": CONTEXT, "device": torch.device("cpu")}
+        where: Any = {"shape": SHAPE, "device": torch.device("cpu")}
         half = [part.half() for part in (q, keys, values)]
-        found = kind(ops).prepare(rows, **where)(*half)  # type: ignore[arg-type]
-        expected = SdpaBackend().prepare(rows, **where)(q, keys, values)
+        found = kind(ops).prepare(rows, **where).mix(*half)  # type: ignore[arg-type]
+        expected = SdpaBackend().prepare(rows, **where).mix(q, keys, values)
         difference = (found.float() - expected).abs().max().item()
         sys.stdout.write(f"{name}: {difference:.2e}\n")
         worst = max(worst, difference)

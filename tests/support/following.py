@@ -51,9 +51,9 @@ class FollowingSite:
         """Versions that requests are bound to."""
         self.retired: list[int] = []
         self.replaced: list[tuple[int, int]] = []
-        runtime = open_runtime(Settings(device="cpu", num_threads=1, **settings))
+        self.runtime = open_runtime(Settings(device="cpu", num_threads=1, **settings))
         self.loads: list[int] = []
-        loader = ModelLoader(self.store, self.folder, runtime)
+        loader = ModelLoader(self.store, self.folder, self.runtime)
         real_load = loader.load
 
         def counting_load(pointer: ModelPointer) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from services.inference.attention import SdpaBackend
+from services.inference.bag_attention import BagBackend
 from services.inference.detokenizer import Detokenizer
 from services.inference.engine import Engine, StepStats
 from services.inference.kv_cache import KVCachePool
@@ -47,7 +47,13 @@ class EngineBench:
     def __init__(self, *, num_slots: int = 6, token_budget: int = 64) -> None:
         self.delivered: list[tuple[Sequence, Delta]] = []
         self.observer = RecordingObserver()
-        self.pool = KVCachePool(num_slots=num_slots, device=CPU, dtype=torch.float32)
+        self.attention = BagBackend()
+        self.pool = KVCachePool(
+            num_slots=num_slots,
+            order=self.attention,
+            device=CPU,
+            dtype=torch.float32,
+        )
         scheduler = Scheduler(num_slots=num_slots, token_budget=token_budget, max_waiting=99)
         self.engine = Engine(scheduler, self.delivered.extend, self.observer)
 
@@ -68,7 +74,7 @@ class EngineBench:
             tokenizer=small_tokenizer(),
             network=Network(model.config, model.state_dict(), device=CPU, dtype=torch.float32),
             cache=self.pool.cache_for(model.config),
-            attention=SdpaBackend(),
+            attention=self.attention,
             device=CPU,
         )
 

@@ -49,7 +49,7 @@ def test_a_completion_is_the_greedy_continuation(site: Site) -> None:
     assert (answer["object"], answer["model"]) == ("text_completion", "base")
     assert answer["id"].startswith("cmpl-")
     digest = site.service.models.resolve("base").pointer.manifest_sha256
-    assert answer["system_fingerprint"] == f"base:1-{digest[:8]}-sdpa-cpu"
+    assert answer["system_fingerprint"] == f"base:1-{digest[:8]}-bags-cpu"
 
 
 def test_sixteen_tokens_by_default(site: Site) -> None:

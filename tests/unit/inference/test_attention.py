@@ -19,11 +19,15 @@ from services.inference.attention import (
     SdpaBackend,
     choose_attention,
 )
+from services.inference.bag_attention import BagBackend
+from services.inference.kv_cache import KVCache, KVShape
 from services.inference.xformers_attention import XformersBackend, open_xformers, self_test
 from shared.base.errors import StartupError
 
-CONTEXT, HEADS, HEAD_DIM, SLOTS = 24, 2, 32, 6
+CONTEXT, HEADS, HEAD_DIM, SLOTS = 72, 2, 32, 5
+SHAPE = KVShape(num_layers=1, num_heads=HEADS, head_dim=HEAD_DIM, context_length=CONTEXT)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+ON_CPU: Any = {"device": CPU, "dtype": torch.float32}
 
 
 class Opened:
@@ -43,7 +47,7 @@ def refuses(_device: torch.device) -> AttentionBackend:
 @pytest.mark.parametrize(
     ("requested", "device", "chosen"),
     [
-        ("auto", CPU, "sdpa"),
+        ("auto", CPU, "bags"),
         ("sdpa", CPU, "sdpa"),
         ("auto", CUDA, "xformers"),
         ("xformers", CUDA, "xformers"),
@@ -51,22 +55,22 @@ def refuses(_device: torch.device) -> AttentionBackend:
     ],
 )
 def test_the_backend_that_is_chosen(requested: Any, device: torch.device, chosen: str) -> None:
-    assert choose_attention(requested, device, opens).name == chosen
+    assert choose_attention(requested, device, cpu=BagBackend(), open_xformers=opens).name == chosen
 
 
 @pytest.mark.parametrize("requested", ["auto", "xformers"])
 def test_a_cuda_device_without_working_xformers_is_refused(requested: Any) -> None:
     with pytest.raises(StartupError, match="xformers cannot be used"):
-        choose_attention(requested, CUDA, refuses)
+        choose_attention(requested, CUDA, cpu=BagBackend(), open_xformers=refuses)
 
 
 def test_sdpa_on_request_does_not_even_open_xformers() -> None:
-    assert choose_attention("sdpa", CUDA, refuses).name == "sdpa"
+    assert choose_attention("sdpa", CUDA, cpu=BagBackend(), open_xformers=refuses).name == "sdpa"
 
 
 def test_xformers_on_a_cpu_is_refused() -> None:
     with pytest.raises(StartupError, match="attention=xformers needs a CUDA device"):
-        choose_attention("xformers", CPU, opens)
+        choose_attention("xformers", CPU, cpu=BagBackend(), open_xformers=opens)
 
 
 def test_a_missing_xformers_says_what_to_do() -> None:
@@ -99,14 +103,32 @@ def layouts(draw: st.DrawFn) -> list[RowLayout]:
     return rows
 
 
-@settings(max_examples=80, deadline=None)
-@given(layouts())
-def test_sdpa_equals_the_twin_for_any_layout(rows: list[RowLayout]) -> None:
+@pytest.mark.parametrize("backend", [SdpaBackend(), BagBackend()])
+@settings(max_examples=30, deadline=None)
+@given(rows=layouts())
+def test_a_backend_equals_the_twin_for_any_layout(
+    backend: AttentionBackend, rows: list[RowLayout]
+) -> None:
+    """What is stored in every slot, then the batch's own tokens over it."""
     generator = torch.Generator().manual_seed(0)
     keys, values = torch.randn(2, SLOTS * CONTEXT, HEADS, HEAD_DIM, generator=generator)
-    q = torch.randn(sum(row.query_length for row in rows), HEADS, HEAD_DIM, generator=generator)
-    attend = SdpaBackend().prepare(rows, context_length=CONTEXT, device=CPU)
-    assert (attend(q, keys, values) - twin(rows, q, keys, values)).abs().max() < 1e-5
+    cache = KVCache(SHAPE, num_slots=SLOTS, order=backend, **ON_CPU)
+    full = [RowLayout(slot=n, query_length=CONTEXT, key_length=CONTEXT) for n in range(SLOTS)]
+    before = backend.prepare(full, shape=SHAPE, device=CPU)
+    before.store(keys, values, cache.keys[0], cache.values[0])
+    q, k, v = torch.randn(
+        3, sum(row.query_length for row in rows), HEADS, HEAD_DIM, generator=generator
+    )
+    step = backend.prepare(rows, shape=SHAPE, device=CPU)
+    step.store(k, v, cache.keys[0], cache.values[0])
+    places = [
+        row.slot * CONTEXT + position
+        for row in rows
+        for position in range(row.key_length - row.query_length, row.key_length)
+    ]
+    keys[places], values[places] = k, v
+    found = step.mix(q, cache.keys[0], cache.values[0])
+    assert (found - twin(rows, q, keys, values)).abs().max() < 1e-5
 
 
 class FakeOps:
@@ -123,28 +145,31 @@ class FakeOps:
         )
 
     def memory_efficient_attention_forward(
-        self, q: Tensor, k: Tensor, v: Tensor, bias: dict[str, Any], *, op: str
+        self, q: Tensor, k: Tensor, v: Tensor, attn_bias: dict[str, Any], *, op: str
     ) -> Tensor:
         self.used.append(op)
-        *starts, end = bias["kv_seqstarts"]
+        *starts, end = attn_bias["kv_seqstarts"]
         assert k.shape[1] == v.shape[1] == end
-        context = math.gcd(*starts, end)
+        shape = KVShape(1, *k.shape[2:], math.gcd(*starts, end))
         rows = [
-            RowLayout(slot=start // context, query_length=num_q, key_length=num_k)
-            for start, num_q, num_k in zip(starts, bias["q_seqlen"], bias["kv_seqlen"], strict=True)
+            RowLayout(slot=start // shape.context_length, query_length=num_q, key_length=num_k)
+            for start, num_q, num_k in zip(
+                starts, attn_bias["q_seqlen"], attn_bias["kv_seqlen"], strict=True
+            )
         ]
-        attend = SdpaBackend().prepare(rows, context_length=context, device=CPU)
-        return attend(q[0], k[0], v[0])[None] + self._error
+        step = SdpaBackend().prepare(rows, shape=shape, device=CPU)
+        return step.mix(q[0], k[0], v[0])[None] + self._error
 
 
 def test_each_kind_of_batch_names_its_operator() -> None:
     ops = FakeOps()
     backend = XformersBackend(cast(Any, ops))
     keys, values = torch.randn(2, 2 * 4096, HEADS, HEAD_DIM)
+    shape = KVShape(num_layers=1, num_heads=HEADS, head_dim=HEAD_DIM, context_length=4096)
     for query_length, key_length in ((1, 256), (1, 257), (1, 2048), (1, 2049), (2, 2)):
         rows = [RowLayout(slot=1, query_length=query_length, key_length=key_length)]
         q = torch.randn(query_length, HEADS, HEAD_DIM)
-        backend.prepare(rows, context_length=4096, device=CPU)(q, keys, values)
+        backend.prepare(rows, shape=shape, device=CPU).mix(q, keys, values)
     assert ops.used == ["split-1", "split-4", "split-4", "split-16", "flash"]
 
 

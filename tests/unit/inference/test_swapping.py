@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -139,10 +138,9 @@ def test_the_estimate_of_a_models_memory_is_what_it_takes(tmp_path: Path) -> Non
     for model in site.registry.models():
         config = model.network.config
         needed = model.network.num_bytes + model.cache.num_bytes
-        kinds: dict[str, Any] = {"num_slots": model.cache.num_slots, "dtype": model.cache.dtype}
-        MemoryBudget(needed, **kinds).check(config)
+        MemoryBudget(needed, site.runtime.caches).check(config)
         with pytest.raises(Exception, match="Its weights and cache need"):
-            MemoryBudget(needed - 1, **kinds).check(config)
+            MemoryBudget(needed - 1, site.runtime.caches).check(config)
 
 
 def test_what_a_replaced_version_frees_goes_back_to_the_system(
