@@ -110,8 +110,8 @@ def test_another_version_is_pinned_and_answers(trained: Trained, tab: Tab) -> No
     del trained
     page = tab.open("chat?model=quickstart")
     version = page.get_by_label("Version")
-    expect(version.locator("option")).to_have_count(4)  # three versions, and the newest
+    expect(version.locator("option")).to_have_count(3)  # two versions, and the newest
     version.select_option("1")
     expect(page.locator("[data-answering='1']")).to_be_visible()
     version.select_option("newest")
-    expect(page.locator("[data-answering='3']")).to_be_visible()
+    expect(page.locator("[data-answering='2']")).to_be_visible()
