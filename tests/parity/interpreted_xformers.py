@@ -32,9 +32,9 @@ CASES = {
 }
 
 
-def forward(q: Any, k: Any, v: Any, bias: Any, *, op: Any) -> Any:
+def forward(q: Any, k: Any, v: Any, *, attn_bias: Any, op: Any) -> Any:
     """`memory_efficient_attention_forward` without its check for a CUDA device."""
-    inputs = Inputs(query=q, key=k, value=v, attn_bias=bias)
+    inputs = Inputs(query=q, key=k, value=v, attn_bias=attn_bias)
     reasons = [why for why in op.not_supported_reasons(inputs) if "device" not in why]
     assert reasons == [], reasons
     return op.apply(inputs, needs_gradient=False)[0].reshape(q.shape)
