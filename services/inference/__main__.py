@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import socket
 import sys
@@ -10,6 +9,7 @@ import sys
 from shared.base.errors import PlatformError
 from shared.base.listening import exit_cleanly_on_signals, listen
 from shared.base.logs import configure_logging
+from shared.base.process import spare_imports
 from shared.base.settings import Settings, get_settings
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=max(1, round(settings.seconds(DRAIN_SECONDS))),
         server_header=False,
     )
-    gc.collect()
-    gc.freeze()  # what is imported stays: looking through it stops every answer for 0.1 s
+    spare_imports()
     logger.info("Inference listens on port %d: %s", listener.getsockname()[1], runtime.describe())
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Literal, Protocol
 
@@ -48,6 +49,19 @@ class StepAttention(Protocol):
         """Attend with q (N, H, K) to what is stored, the batch's own included; (N, H, K)."""
 
 
+class Mixer(Protocol):
+    """Attention of some rows of a batch, which lie together."""
+
+    def mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """As StepAttention's, with the whole batch's q; returns its own rows."""
+
+
+def mix_all(groups: Sequence[Mixer], q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of a whole batch, by the groups into which its rows were put, in order."""
+    parts = [group.mix(q, keys, values) for group in groups]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 class AttentionBackend(KVOrder, Protocol):
     """A way to compute attention."""
 
@@ -76,9 +90,17 @@ class SlabOrder:
 
 
 class SlabStep:
-    """Stores in the order of a SlabOrder."""
+    """A batch over a cache in a SlabOrder; `mix` is the backend's attention."""
 
-    def __init__(self, rows: Sequence[RowLayout], *, shape: KVShape, device: torch.device) -> None:
+    def __init__(
+        self,
+        mix: Callable[[Tensor, Tensor, Tensor], Tensor],
+        rows: Sequence[RowLayout],
+        *,
+        shape: KVShape,
+        device: torch.device,
+    ) -> None:
+        self._mix = mix
         places: list[int] = []
         for row in rows:
             end = row.slot * shape.context_length + row.key_length
@@ -89,6 +111,10 @@ class SlabStep:
         """See StepAttention."""
         keys.index_copy_(0, self._places, k)
         values.index_copy_(0, self._places, v)
+
+    def mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See StepAttention."""
+        return self._mix(q, keys, values)
 
 
 class SdpaBackend(SlabOrder):
@@ -110,25 +136,7 @@ class SdpaBackend(SlabOrder):
             else:
                 groups += _chunks(some, start, context_length, device)
             start += sum(row.query_length for row in some)
-        return _SdpaStep(groups, rows, shape=shape, device=device)
-
-
-class _SdpaStep(SlabStep):
-    def __init__(
-        self,
-        groups: list[_Decode | _Chunk],
-        rows: Sequence[RowLayout],
-        *,
-        shape: KVShape,
-        device: torch.device,
-    ) -> None:
-        super().__init__(rows, shape=shape, device=device)
-        self._groups = groups
-
-    def mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See StepAttention."""
-        parts = [group.attend(q, keys, values) for group in self._groups]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return SlabStep(partial(mix_all, groups), rows, shape=shape, device=device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +153,7 @@ class _Decode:
     mask: Tensor | None
     """(num_slots, 1, 1, key_length); None if every key may be seen."""
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         q = q[self.start : self.start + self._num_rows]
         if self.rows is not None:
             q = q.new_zeros(self.num_slots, *q.shape[1:]).index_copy_(0, self.rows, q)
@@ -176,7 +184,7 @@ class _Chunk:
     mask: Tensor | None
     """(count, key_length); None for a prompt's first chunk, which is plainly causal."""
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         own = slice(self.first_key, self.first_key + self.key_length)
         query, key, value = (
             part.transpose(0, 1)[None]

@@ -10,8 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,10 +61,15 @@ class XformersBackend(SlabOrder):
             kv_seqlen=[row.key_length for row in rows],
             device=device,
         )
-        attend = partial(
-            self._ops.memory_efficient_attention_forward, attn_bias=bias, op=self._operator(rows)
-        )
-        return _XformersStep(attend, end, rows, shape=shape, device=device)
+        op = self._operator(rows)
+
+        def mix(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            out: Tensor = self._ops.memory_efficient_attention_forward(
+                q[None], keys[None, :end], values[None, :end], attn_bias=bias, op=op
+            )
+            return out[0]
+
+        return SlabStep(mix, rows, shape=shape, device=device)
 
     def _operator(self, rows: Sequence[RowLayout]) -> Any:
         if any(row.query_length > 1 for row in rows):
@@ -73,26 +77,6 @@ class XformersBackend(SlabOrder):
         longest = max(row.key_length for row in rows)
         split = next((split for length, split in SPLIT_OF_LENGTH if longest <= length), 16)
         return self._decode_ops[split]
-
-
-class _XformersStep(SlabStep):
-    def __init__(
-        self,
-        attend: Callable[..., Tensor],
-        end: int,
-        rows: Sequence[RowLayout],
-        *,
-        shape: KVShape,
-        device: torch.device,
-    ) -> None:
-        super().__init__(rows, shape=shape, device=device)
-        self._attend = attend
-        self._end = end
-        """Entries of the cache up to the end of the last slot in use."""
-
-    def mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See StepAttention."""
-        return self._attend(q[None], keys[None, : self._end], values[None, : self._end])[0]
 
 
 def open_xformers(device: torch.device) -> XformersBackend:

@@ -31,6 +31,10 @@ class Scenario:
     title: str
     run: Callable[[Trial], None]
 
+    def ledger(self, platform: str) -> Ledger:
+        """An empty one, for what happens on a platform of this name."""
+        return Ledger(code=self.code, title=f"{self.title} ({platform})")
+
 
 def _scenario(code: str, title: str, run: Callable[[Trial], None]) -> Scenario:
     return Scenario(code=code, title=title, run=run)
@@ -150,8 +154,7 @@ def inject(
     scenario: Scenario, cluster: Cluster, scale: Scale, expected: Result, *, platform: str
 ) -> Ledger:
     """Let one class of faults happen; whatever does not hold is a failure in the ledger."""
-    title = f"{scenario.title} ({platform})"
-    ledger = Ledger(code=scenario.code, title=title)
+    ledger = scenario.ledger(platform)
     trial = Trial(cluster=cluster, scale=scale, ledger=ledger, expected=expected)
     since = time.monotonic()
     with Reader(cluster.store) as reader:

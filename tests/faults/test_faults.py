@@ -33,7 +33,7 @@ class Run:
 
     def ledger(self, platform: str, scenario: Scenario) -> Ledger:
         """Wait for what has become of a class of faults."""
-        name, driver = f"{scenario.code} {scenario.title} ({platform})", self.drivers[platform]
+        name, driver = scenario.ledger(platform).name, self.drivers[platform]
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             has_ended = driver.poll() is not None

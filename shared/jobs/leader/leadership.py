@@ -54,12 +54,8 @@ class Leadership:
         Until the commit nobody else can take the lease. Returns False when somebody else leads.
         """
         now, elapsed = database_now(session), self._elapsed()
-        expires_at = now + self._lease
-        if self._token is not None and not workers.renew_leadership(
-            session, LEADER_NAME, self._owner, self._token, expires_at=expires_at
-        ):
+        if not self._renew(session, now):
             self._token = None
-        if self._token is None:
             self._since = None
             self._token = workers.take_leadership(
                 session, LEADER_NAME, self._owner, now=now, lease=self._lease
@@ -78,13 +74,12 @@ class Leadership:
 
         Until the commit nobody else can take the lease.
         """
+        return self.held and self._renew(session, database_now(session))
+
+    def _renew(self, session: Session, now: datetime) -> bool:
         token = self._token
         return token is not None and workers.renew_leadership(
-            session,
-            LEADER_NAME,
-            self._owner,
-            token,
-            expires_at=database_now(session) + self._lease,
+            session, LEADER_NAME, self._owner, token, expires_at=now + self._lease
         )
 
     def _is_broken(self, now: datetime, elapsed: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextvars import copy_context
 
 from shared.base.errors import LeaseLostError, UnavailableError
@@ -18,7 +19,6 @@ from shared.jobs.worker.control import Control
 
 logger = logging.getLogger(__name__)
 
-LOOKS_A_BEAT = round(HEARTBEAT_SECONDS / WISH_SECONDS)
 _STOP_OF_DESIRED = {Desired.PAUSE: Stop.PAUSE, Desired.CANCEL: Stop.CANCEL}
 
 
@@ -52,18 +52,22 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        looks = 0
+        interval = self._settings.seconds(HEARTBEAT_SECONDS)
+        beat_due = time.monotonic() + interval
         while not self._ended.wait(self._settings.seconds(WISH_SECONDS)):
-            looks += 1
+            beats = time.monotonic() >= beat_due  # by the clock: looks may be slow
+            if beats:
+                beat_due = time.monotonic() + interval
             try:
-                desired = self._look() if looks % LOOKS_A_BEAT else self._beat()
+                desired = self._beat() if beats else self._look()
             except LeaseLostError as error:
                 logger.error("%s Its process is killed.", error.message)
                 self._control.lose()
                 return
             except UnavailableError as error:
                 # Without the database nobody can take the job either, so the work goes on.
-                logger.warning("No heartbeat for %s: %s", self._job_id, error.message)
+                if beats:
+                    logger.warning("No heartbeat for %s: %s", self._job_id, error.message)
                 continue
             except Exception:
                 logger.exception("A heartbeat of %s failed", self._job_id)

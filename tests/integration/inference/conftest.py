@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,14 +88,7 @@ def brakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """While cleared, the engine computes no step; models are loaded nevertheless."""
     released = threading.Event()
     released.set()
-    forward = Network.forward
-
-    def wait_first(self: Network, *args: Any) -> Any:
-        if threading.current_thread().name == "engine":
-            released.wait(60)
-        return forward(self, *args)
-
-    monkeypatch.setattr(Network, "forward", wait_first)
+    slow_steps(monkeypatch, lambda: released.wait(60))
     yield released
     released.set()
 
@@ -103,16 +96,22 @@ def brakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Until it is set, a step of the engine takes 0.1 s at least, and the longest answer six."""
-    hurry, forward = threading.Event(), Network.forward
-
-    def dawdle(self: Network, *args: Any) -> Any:
-        if threading.current_thread().name == "engine":
-            hurry.wait(0.1)
-        return forward(self, *args)
-
-    monkeypatch.setattr(Network, "forward", dawdle)
+    hurry = threading.Event()
+    slow_steps(monkeypatch, lambda: hurry.wait(0.1))
     yield hurry
     hurry.set()
+
+
+def slow_steps(monkeypatch: pytest.MonkeyPatch, wait: Callable[[], object]) -> None:
+    """Let the engine's thread, and no other one, wait before it computes a step."""
+    forward = Network.forward
+
+    def wait_first(self: Network, *args: Any) -> Any:
+        if threading.current_thread().name == "engine":
+            wait()
+        return forward(self, *args)
+
+    monkeypatch.setattr(Network, "forward", wait_first)
 
 
 @pytest.fixture
