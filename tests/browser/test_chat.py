@@ -18,11 +18,16 @@ EXAMPLES = [
     "What is your name?",
 ]  # fmt: skip
 ANSWERED = "[data-turn=model]:not([data-finish=''])"
-COUNT_CHANGES = """() => {
-    window.changes = 0;
-    new MutationObserver(() => { window.changes += 1; }).observe(
+WATCH_ANSWER = """() => {
+    window.shown = new Set();
+    new MutationObserver(() => {
+        const text = document.querySelector("[data-turn=model] .text")?.textContent;
+        if (text) window.shown.add(text);
+    }).observe(
         document.querySelector(".turns"), {subtree: true, characterData: true, childList: true});
 }"""
+SLOW_LINE = {"offline": False, "latency": 0, "downloadThroughput": 2000, "uploadThroughput": -1}
+"""Bytes a second: each piece of an answer arrives by itself, however fast the engine is."""
 
 
 def sent_bodies(page: Page) -> list[tuple[str, dict[str, Any]]]:
@@ -44,12 +49,15 @@ def test_a_chat_model_answers_piece_by_piece(trained: Trained, tab: Tab) -> None
     buttons = page.get_by_role("group", name="Examples").get_by_role("button")
     expect(buttons).to_have_text(EXAMPLES)
     page.get_by_label("Tokens at most").fill("16")  # two turns have to fit into 64 tokens
-    page.evaluate(COUNT_CHANGES)
+    page.evaluate(WATCH_ANSWER)
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", SLOW_LINE)
     buttons.filter(has_text="Hello").click()
     answer = page.locator("[data-turn=model]")
     page.wait_for_selector(ANSWERED)
     expect(answer).to_contain_text("quickstart-chat:")
-    assert page.evaluate("window.changes") > 5  # it grew
+    *parts, whole = page.evaluate("[...window.shown]")
+    assert parts, "it was shown at once"
+    assert all(whole.startswith(part) for part in parts), "it did not grow"
     ((path, body),) = sent
     assert path == "/v1/chat/completions"
     assert body["messages"] == [{"role": "user", "content": "Hello"}]
