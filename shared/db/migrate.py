@@ -22,6 +22,7 @@ from shared.base.errors import PlatformError, StartupError
 from shared.base.logs import configure_logging
 from shared.base.settings import get_settings
 from shared.db.session import Database
+from shared.db.stuck import take_time
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def upgrade(database: Database) -> None:
     with database.transaction() as session:
         connection = session.connection()
         if connection.dialect.name == "postgresql":
+            take_time(session)
             session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         before = current_revision(connection)
         try:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 
 from sqlalchemy import Engine, create_engine, event, make_url, text
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
@@ -23,11 +24,14 @@ from shared.base.clock import utc_now
 from shared.base.errors import StartupError, UnavailableError
 
 SQLITE_BUSY_SECONDS = 20
+WAL_PAUSE_SECONDS = 0.02
 CONNECT_SECONDS = 5
 POOL_SECONDS = 10
+APPLICATION_NAME = "ryangpt"
+"""By which PostgreSQL lists our connections."""
 IDLE_TRANSACTION_SECONDS = 15
 """PostgreSQL ends a transaction whose client is silent for so long, and frees its locks: a worker
-that is frozen in the middle of one would keep its job from being taken over."""
+that is frozen in the middle of one would keep its job from being taken over. See also `stuck`."""
 KEEPALIVE = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3}
 """Seconds, and probes: a server behind a dead network is given up after 50 seconds, not two hours.
 """
@@ -115,6 +119,7 @@ def _make_engine(url: str) -> Engine:
             max_overflow=20,
             pool_timeout=POOL_SECONDS,
             connect_args={
+                "application_name": APPLICATION_NAME,
                 "connect_timeout": CONNECT_SECONDS,
                 "options": f"-c idle_in_transaction_session_timeout={IDLE_TRANSACTION_SECONDS}s",
                 **KEEPALIVE,
@@ -141,9 +146,24 @@ def _backend(url: str) -> str:
 def _configure_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # see Database._say_begin
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    _enter_wal(cursor)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _enter_wal(cursor: DBAPICursor) -> None:
+    """SQLite does not wait for others here, whatever its timeout, while the file is new."""
+    deadline = time.monotonic() + SQLITE_BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(WAL_PAUSE_SECONDS)
+        else:
+            return
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from shared.base.errors import UnavailableError
 from shared.base.settings import Settings
 from shared.db.repositories import workers
 from shared.db.session import Database, database_now
+from shared.db.stuck import end_stuck_transactions
 from shared.jobs.leader.dispatch import Wake, note_wakes, plan_wakes
 from shared.jobs.leader.garbage import collect_garbage
 from shared.jobs.leader.leadership import Leadership
@@ -121,6 +122,9 @@ class LeaderLoop:
             self._leadership.interrupt()
 
     def _lead(self) -> None:
+        with self._database.transaction() as session:
+            if ended := end_stuck_transactions(session):  # whoever leads: one may hold the lead
+                logger.warning("Ended %d transactions of processes that went silent.", ended)
         lease_seconds = self._settings.seconds(LEASE_SECONDS)
         with self._database.transaction() as session:
             led_before = self._leadership.held

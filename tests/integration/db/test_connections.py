@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
 from shared.base.errors import UnavailableError
-from shared.db.session import Database
+from shared.db.session import APPLICATION_NAME, Database, database_now
+from shared.db.stuck import end_stuck_transactions
+from shared.jobs.life import lifecycle
+from tests.support.rows import running_training
 
 pytestmark = pytest.mark.integration
 
@@ -31,3 +38,46 @@ def _be_silent_in_a_transaction(database: Database) -> None:
         while True:
             threading.Event().wait(0.1)
             session.execute(text("SELECT 1"))
+
+
+def test_a_client_cut_off_within_a_statement_does_not_keep_its_job(database: Database) -> None:
+    """The server's own timeout does not see it: what has arrived is not a whole request."""
+    with database.transaction() as session:
+        job = running_training(session)
+        late = database_now(session) + timedelta(seconds=60)
+    with _cut_off_holding(database, job.id, APPLICATION_NAME):
+        threading.Event().wait(0.5)
+        with database.transaction() as session:
+            assert lifecycle.reap_expired(session, late) == []
+            assert end_stuck_transactions(session, seconds=60.0) == 0
+            assert end_stuck_transactions(session, seconds=0.2) == 1
+        with database.transaction() as session:
+            assert lifecycle.reap_expired(session, late) == [job.id]
+
+
+@pytest.mark.parametrize("name", ["pg_dump", f"{APPLICATION_NAME} migration"])
+def test_other_programs_may_take_their_time(database: Database, name: str) -> None:
+    with database.transaction() as session:
+        job = running_training(session)
+    with _cut_off_holding(database, job.id, name):
+        threading.Event().wait(0.1)
+        with database.transaction() as session:
+            assert end_stuck_transactions(session, seconds=0.0) == 0
+
+
+@contextmanager
+def _cut_off_holding(database: Database, job_id: str, name: str) -> Iterator[None]:
+    """A client that holds a job's lock and is cut off before its request ends."""
+    url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    options = "-c idle_in_transaction_session_timeout=100ms"
+    client = psycopg.connect(url, application_name=name, options=options, autocommit=True)
+    with closing(client):
+        client.execute("BEGIN")
+        server = client.pgconn
+        server.enter_pipeline_mode()
+        server.send_query_params(b"UPDATE jobs SET message = '' WHERE id = $1", [job_id.encode()])
+        server.send_flush_request()
+        server.flush()
+        while server.is_busy():
+            server.consume_input()  # until the lock is held
+        yield

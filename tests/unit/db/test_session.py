@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -113,6 +114,21 @@ def test_a_locked_database_is_unavailable(tmp_path: Path, monkeypatch: pytest.Mo
         assert session.execute(text("SELECT 1")).scalar_one() == 1
     holder.close()
     database.close()
+
+
+def test_a_new_file_that_another_process_writes_to_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "new.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("CREATE TABLE theirs (x)")
+        ends = threading.Timer(0.3, other.execute, ["COMMIT"])
+        ends.start()
+        database = Database(f"sqlite:///{path}")
+        with database.reading() as session:
+            assert session.scalar(text("PRAGMA journal_mode")) == "wal"
+            assert session.scalars(text("SELECT name FROM sqlite_master")).all() == ["theirs"]
+        ends.join()
+        database.close()
 
 
 def test_a_mistake_in_a_statement_is_not_an_outage(database: Database) -> None:
