@@ -87,25 +87,28 @@ class _Decode:
     """n rows of one query each; the longest has L keys in T tiles."""
 
     start: int
+    num_rows: int
     scale: Tensor
     """(T, 1) 1 / sqrt(K), once for each tile."""
     key_rows: Tensor
     """(n * H * T * K,) int32: the rows that a query's entries weigh, tile by tile."""
     key_bags: Tensor
     """(n * H * T,) int32: where each tile's begin."""
-    mask: Tensor
-    """(n, 1, L) 0 or -inf, added to scores."""
+    mask: Tensor | None
+    """(n, 1, L) 0 or -inf, added to scores; None when all rows have L keys."""
     value_rows: Tensor
     """(n * H * L,) int32: the rows that a query's probabilities weigh."""
     value_bags: Tensor
     """(n * H,) int32: where each head's begin."""
 
     def mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        num_rows, _, length = self.mask.shape
-        q = q[self.start : self.start + num_rows]
+        q = q[self.start : self.start + self.num_rows]
+        length = len(self.value_rows) // len(self.value_bags)
         entries = q[:, :, None] * self.scale
         scores = _weighted_sums(keys, self.key_rows, self.key_bags, entries)
-        scores = scores.view(num_rows, q.shape[1], -1)[:, :, :length] + self.mask
+        scores = scores.view(self.num_rows, q.shape[1], -1)[:, :, :length]
+        if self.mask is not None:
+            scores = scores + self.mask
         sums = _weighted_sums(values, self.value_rows, self.value_bags, scores.softmax(-1))
         return sums.view(q.shape)
 
@@ -142,23 +145,30 @@ def _weighted_sums(table: Tensor, rows: Tensor, bags: Tensor, weights: Tensor) -
 
 def _decode(rows: list[RowLayout], start: int, shape: KVShape) -> _Decode:
     head_dim = shape.head_dim
-    heads = _heads([row.slot for row in rows], shape)[:, :, None]
-    lengths = np.array([[[row.key_length]] for row in rows], np.int32)
-    longest = max(row.key_length for row in rows)
-    # What a shorter row reads beyond its end is its last entry again, which is in the CPU's cache.
-    tiles = np.minimum(_range(_num_tiles(longest)), (lengths - 1) // TILE)
-    tiles = (heads * _num_tiles(shape.context_length) + tiles)[..., None] * head_dim
-    positions = _range(longest)
-    value_rows = heads * shape.context_length + np.minimum(positions, lengths - 1)
-    hidden = np.where(positions < lengths, np.float32(0), np.float32(-np.inf))
+    lengths = np.array([row.key_length for row in rows], np.int32)
+    longest = int(lengths.max())
+    tiles, positions = _range(_num_tiles(longest)), _range(longest)
+    mask = None
+    if lengths.min() < longest:
+        # What a shorter row reads beyond its end is its last entry again, which is in the CPU's
+        # cache.
+        last = lengths.repeat(shape.num_heads)[:, None] - np.int32(1)
+        tiles, positions = np.minimum(tiles, last // TILE), np.minimum(positions, last)
+        is_there = _range(longest) < lengths[:, None, None]
+        mask = torch.from_numpy(np.where(is_there, np.float32(0), np.float32(-np.inf)))
+    heads = _heads([row.slot for row in rows], shape).reshape(-1, 1)
+    key_tiles = (heads * _num_tiles(shape.context_length) + tiles) * head_dim
+    key_rows = key_tiles[..., None] + _range(head_dim)
+    value_rows = heads * shape.context_length + positions
     return _Decode(
         start=start,
+        num_rows=len(rows),
         scale=torch.full((_num_tiles(longest), 1), head_dim**-0.5),
-        key_rows=torch.from_numpy((tiles + _range(head_dim)).ravel()),
-        key_bags=torch.from_numpy(_range(tiles.size) * np.int32(head_dim)),
-        mask=torch.from_numpy(hidden),
+        key_rows=torch.from_numpy(key_rows.ravel()),
+        key_bags=torch.from_numpy(np.arange(0, key_rows.size, head_dim, dtype=np.int32)),
+        mask=mask,
         value_rows=torch.from_numpy(value_rows.ravel()),
-        value_bags=torch.from_numpy(_range(heads.size) * np.int32(longest)),
+        value_bags=torch.from_numpy(np.arange(0, value_rows.size, longest, dtype=np.int32)),
     )
 
 

@@ -66,7 +66,8 @@ class MemoryBudget:
 
     def _weight_bytes(self, config: ModelConfig) -> int:
         head = config.vocab_size * config.d_model if config.tie_embeddings else 0
-        return (config.num_parameters + head) * self._caches.dtype.itemsize
+        gains = (2 * config.num_layers + 1) * config.d_model  # are laid into the matrices
+        return (config.num_parameters + head - gains) * self._caches.dtype.itemsize
 
 
 def trim_heap() -> None:

@@ -1,7 +1,8 @@
 """A transformer's forward pass over a packed batch with a key/value cache.
 
 Matrices are laid out for the device (see `matrix`), so that the tied head is a copy. q, k and v are
-one product, and so are gate and up of the `llama` family. Knows no request.
+one product, and so are gate and up of the `llama` family; gains of norms are laid into the matrices
+behind them (see `norm`). Knows no request.
 Shapes: N tokens of all rows, d = d_model, H heads of K, V = vocab_size, S sampled rows.
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from services.inference.attention import StepAttention
 from services.inference.kv_cache import KVCache
 from services.inference.matrix import Matrix, lay_out
+from services.inference.norm import make_norm
 from shared.base.errors import IntegrityError
 from shared.contracts.model_config import ModelConfig
 from shared.model.rope import rope_tables
@@ -37,10 +39,8 @@ class PackedBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
-    attention_norm: Tensor
     qkv: Matrix
     out: Matrix
-    mlp_norm: Tensor
     up: Matrix
     """d to d_ff, or gate and up side by side, d to 2 * d_ff."""
     down: Matrix
@@ -59,24 +59,22 @@ class Network:
     ) -> None:
         """Lay out `state` (Hugging Face's names). Raises IntegrityError for what does not fit."""
         self.config = config
-        weights = _Weights(state, device, dtype)
+        self._norm = make_norm(config.d_model, config.norm_eps, device)
+        weights = _Weights(state, device, dtype, norm_factor=self._norm.factor)
         self._embedding = weights.plain("model.embed_tokens.weight", config.vocab_size, config)
         self._layers = [_load_layer(weights, config, n) for n in range(config.num_layers)]
-        self._norm = weights.vector("model.norm.weight", config)
         head = "model.embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"
-        self._head = weights.matrix((head,), config.vocab_size, config.d_model)
+        gain = weights.gain("model.norm.weight", config)
+        self._head = weights.matrix((head,), config.vocab_size, config.d_model, gain)
         self._turns = torch.complex(*rope_tables(config, device=device))[:, None]
 
     @property
     def num_bytes(self) -> int:
         """Memory of all weights."""
-        tensors, matrices = [self._embedding, self._norm], [self._head]
+        matrices = [self._head]
         for layer in self._layers:
-            tensors += [layer.attention_norm, layer.mlp_norm]
             matrices += [layer.qkv, layer.out, layer.up, layer.down]
-        return sum(one.numel() * one.element_size() for one in tensors) + sum(
-            matrix.num_bytes for matrix in matrices
-        )
+        return self._embedding.nbytes + sum(matrix.num_bytes for matrix in matrices)
 
     @torch.inference_mode()
     def forward(self, batch: PackedBatch, cache: KVCache) -> Tensor:
@@ -91,7 +89,7 @@ class Network:
             layer.down.add_to(x, self._feed_forward(x, layer))
         if batch.sampled is not None:
             x = x[batch.sampled]
-        return self._head(self._normalize(x, self._norm)).float()
+        return self._head(self._norm(x)).float()
 
     def _attend(
         self,
@@ -103,7 +101,7 @@ class Network:
         cache: KVCache,
     ) -> Tensor:
         heads, head_dim = self.config.num_heads, self.config.head_dim
-        qkv = layer.qkv(self._normalize(x, layer.attention_norm))
+        qkv = layer.qkv(self._norm(x))
         qkv = qkv.view(-1, 3 * heads, head_dim)
         turned, v = _turn(qkv[:, : 2 * heads], turns), qkv[:, 2 * heads :]
         keys, values = cache.keys[number], cache.values[number]
@@ -112,14 +110,11 @@ class Network:
         return mixed.reshape(-1, heads * head_dim)
 
     def _feed_forward(self, x: Tensor, layer: _Layer) -> Tensor:
-        hidden = layer.up(self._normalize(x, layer.mlp_norm))
+        hidden = layer.up(self._norm(x))
         if self.config.family == "llama":
             gate, up = hidden.chunk(2, dim=-1)
             return F.silu(gate) * up
         return F.relu_(hidden).square_()
-
-    def _normalize(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)
 
 
 def _turn(x: Tensor, turns: Tensor) -> Tensor:
@@ -137,23 +132,32 @@ class _Weights:
     """
 
     def __init__(
-        self, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+        self,
+        state: Mapping[str, Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        norm_factor: float,
     ) -> None:
         self._state = state
         self._device = device
         self._dtype = dtype
+        self._norm_factor = norm_factor
 
     def plain(self, name: str, rows: int, config: ModelConfig) -> Tensor:
         return self._take(name, (rows, config.d_model)).to(self._device, self._dtype, copy=True)
 
-    def vector(self, name: str, config: ModelConfig) -> Tensor:
-        return self._take(name, (config.d_model,)).to(self._device, self._dtype, copy=True)
+    def gain(self, name: str, config: ModelConfig) -> Tensor:
+        """What a norm leaves to the matrix behind it, by column; float32."""
+        return self._take(name, (config.d_model,)).float() * self._norm_factor
 
-    def matrix(self, names: tuple[str, ...], out: int, width: int) -> Matrix:
+    def matrix(
+        self, names: tuple[str, ...], out: int, width: int, gain: Tensor | None = None
+    ) -> Matrix:
         """Matrices (out, width) as one, of `width` to len(names) * out."""
-        return self._lay_out([self._take(name, (out, width)) for name in names])
+        return self._lay_out([self._take(name, (out, width)) for name in names], gain)
 
-    def qkv(self, prefix: str, config: ModelConfig) -> Matrix:
+    def qkv(self, prefix: str, config: ModelConfig, gain: Tensor) -> Matrix:
         """The projections of q, k and v as one; those of q and k with the pairs of `_turn`.
 
         Rotary positions turn entry i of a head with entry i + K / 2: here they become neighbours,
@@ -163,10 +167,12 @@ class _Weights:
         q, k, v = (self._take(f"{prefix}{name}_proj.weight", size) for name in "qkv")
         halves = (config.num_heads, 2, config.head_dim // 2, config.d_model)
         paired = [one.view(halves).transpose(1, 2).reshape(size) for one in (q, k)]
-        return self._lay_out([*paired, v])
+        return self._lay_out([*paired, v], gain)
 
-    def _lay_out(self, parts: list[Tensor]) -> Matrix:
+    def _lay_out(self, parts: list[Tensor], gain: Tensor | None) -> Matrix:
         joined = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if gain is not None:
+            joined = joined * gain
         return lay_out(joined.to(self._device, self._dtype))
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -186,11 +192,12 @@ def _load_layer(weights: _Weights, config: ModelConfig, number: int) -> _Layer:
     d_model, d_ff = config.d_model, config.d_ff
     gated = config.family == "llama"
     inputs = ("gate", "up") if gated else ("up",)
+    attention_gain = weights.gain(f"{prefix}input_layernorm.weight", config)
+    mlp_gain = weights.gain(f"{prefix}post_attention_layernorm.weight", config)
+    up = tuple(f"{mlp}{name}_proj.weight" for name in inputs)
     return _Layer(
-        attention_norm=weights.vector(f"{prefix}input_layernorm.weight", config),
-        qkv=weights.qkv(attention, config),
+        qkv=weights.qkv(attention, config, attention_gain),
         out=weights.matrix((f"{attention}o_proj.weight",), d_model, d_model),
-        mlp_norm=weights.vector(f"{prefix}post_attention_layernorm.weight", config),
-        up=weights.matrix(tuple(f"{mlp}{name}_proj.weight" for name in inputs), d_ff, d_model),
+        up=weights.matrix(up, d_ff, d_model, mlp_gain),
         down=weights.matrix((f"{mlp}down_proj.weight",), d_model, d_ff),
     )
