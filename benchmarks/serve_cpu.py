@@ -1,13 +1,13 @@
 """The engine's tokens/s on the CPU beside transformers' `generate`, and llama.cpp where installed.
 
-    python -m benchmarks.serve_cpu [--runs 5] [--threads 2] [--checkpoint DIR] [--gguf FILE]
+    python -m benchmarks.serve_cpu [--runs 5] [--threads 2] [--checkpoint DIR]
 
 The reference preset in float32, greedy, the same weights everywhere: random, or a checkpoint's.
 Prompts of 32 tokens, 128 new ones each, for 1, 8 and 32 requests at once; all sides take turns in
 one process, medians are shown, and the tokens are compared; tokens per second of processor time
 (the best run) say more on a machine that others use too. The bound is what the matrix products
-of one step take by themselves. `--gguf` is the same checkpoint exported for llama.cpp, which
-answers one request at a time here. Writes benchmarks/results/serve_cpu.json.
+of one step take by themselves. llama.cpp gets the same weights through our own export and answers
+one request at a time here. Writes benchmarks/results/serve_cpu.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
+import string
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -30,13 +33,17 @@ from benchmarks.generate import load, random_model, with_cache
 from services.inference.loaded_model import LoadedModel
 from services.inference.matrix import lay_out
 from services.inference.runtime import open_runtime
+from services.tokenizer.learn import learn_bpe
 from shared.base.files import write_bytes
 from shared.base.settings import Settings
 from shared.base.version import code_version
+from shared.contracts.manifest import MODEL_CONFIG_JSON, MODEL_WEIGHTS
 from shared.contracts.model_config import ModelConfig
+from shared.model.gguf import FILE_NAME, export_gguf
 from shared.model.huggingface import ARCHITECTURE_OF_FAMILY, huggingface_config
 from shared.model.transformer import Transformer
-from shared.model.weights import load_model
+from shared.model.weights import load_model, save_weights
+from shared.text.tokenizer_files import write_tokenizer_files
 
 BATCHES = (1, 8, 32)
 BATCH_PROMPT = 32
@@ -72,24 +79,37 @@ def hugging_face(model: Transformer, new_tokens: int) -> Engine:
     return generate
 
 
-def llama_cpp(gguf: Path, threads: int, new_tokens: int) -> Engine:
+def llama_cpp(model: Transformer, threads: int, new_tokens: int) -> Engine:
     """llama.cpp through its Python binding, one request at a time."""
     from llama_cpp import Llama
 
-    model = Llama(
-        str(gguf), n_ctx=BATCH_PROMPT + new_tokens + 8, n_threads=threads,
-        n_threads_batch=threads, verbose=False,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        export_gguf(_as_checkpoint(model, Path(folder)), Path(folder))
+        peer = Llama(
+            str(Path(folder) / FILE_NAME), n_ctx=BATCH_PROMPT + new_tokens + 8, n_threads=threads,
+            n_threads_batch=threads, verbose=False,
+        )  # fmt: skip
 
     def generate(prompts: Answers) -> Answers:
         answers = []
         for prompt in prompts:
-            model.reset()
-            tokens = model.generate(prompt, temp=0.0, repeat_penalty=1.0)
+            peer.reset()
+            tokens = peer.generate(prompt, temp=0.0, repeat_penalty=1.0)
             answers.append([next(tokens) for _ in range(new_tokens)])
         return answers
 
     return generate
+
+
+def _as_checkpoint(model: Transformer, folder: Path) -> Path:
+    """The model with a vocabulary of random words: the benchmark reads and writes ids."""
+    letters = random.Random(0)
+    words = ("".join(letters.choices(string.ascii_lowercase, k=12)) for _ in range(5000))
+    tokenizer = learn_bpe(words, vocab_size=model.config.vocab_size, min_frequency=1)
+    save_weights(model, folder / MODEL_WEIGHTS)
+    write_bytes(folder / MODEL_CONFIG_JSON, model.config.model_dump_json().encode())
+    write_tokenizer_files(folder, tokenizer)
+    return folder
 
 
 def bound(config: ModelConfig, batch: int, runs: int) -> float:
@@ -159,7 +179,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--gguf", type=Path)
     parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
     options = parser.parse_args()
     new = options.new_tokens
@@ -168,8 +187,8 @@ def main() -> None:
     loaded = load(model, runtime, num_slots=max(BATCHES))
     engines = {"ours": ours(loaded, new), "transformers": hugging_face(model, new)}
     alone = dict(engines)
-    if options.gguf and find_spec("llama_cpp"):
-        alone["llama.cpp"] = llama_cpp(options.gguf, options.threads, new)
+    if find_spec("llama_cpp"):
+        alone["llama.cpp"] = llama_cpp(model, options.threads, new)
     rows = [
         measure(alone if batch == 1 else engines, model.config, batch, options.runs, new)
         for batch in options.batches

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,7 @@ MAX_SPAN_PER_ROW = 2
 busy one the rows are computed one by one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowLayout:
+class RowLayout(NamedTuple):
     """Where one row's queries and keys are."""
 
     slot: int

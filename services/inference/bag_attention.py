@@ -67,15 +67,14 @@ class BagBackend:
 class _BagStep:
     groups: list[_Decode | _Chunk]
     key_places: Tensor
-    """(N * H * K,) where each number goes in a layer's keys."""
+    """(N, H, K) where each number goes in a layer's keys."""
     value_places: Tensor
-    """(N * H,) which row of a layer's values each of the new ones becomes."""
+    """(N, H) which row of a layer's values each of the new ones becomes."""
 
     def store(self, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
         """See StepAttention."""
-        keys.view(-1).scatter_(0, self.key_places, k.reshape(-1))
-        values = values.view(-1, values.shape[-1])
-        values.index_copy_(0, self.value_places, v.reshape(-1, v.shape[-1]))
+        keys.put_(self.key_places, k)
+        values.view(-1, values.shape[-1]).index_put_((self.value_places,), v)
 
     def mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See StepAttention."""
@@ -182,7 +181,7 @@ def _places(rows: Sequence[RowLayout], shape: KVShape) -> tuple[Tensor, Tensor]:
     first_entries = tiles * (shape.head_dim * TILE) + positions % TILE
     key_places = first_entries[..., None] + np.arange(0, shape.head_dim * TILE, TILE)
     value_places = heads * shape.context_length + positions
-    return torch.from_numpy(key_places.ravel()), torch.from_numpy(value_places.ravel())
+    return torch.from_numpy(key_places), torch.from_numpy(value_places)
 
 
 def _heads(slots: list[int], shape: KVShape) -> NDArray[np.int32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -15,8 +15,7 @@ from shared.contracts.serving import ModelPointer
 from shared.text.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRow:
+class BatchRow(NamedTuple):
     """Tokens of one sequence that a step computes."""
 
     ids: Sequence[int]

@@ -101,13 +101,12 @@ class Network:
         cache: KVCache,
     ) -> Tensor:
         heads, head_dim = self.config.num_heads, self.config.head_dim
-        qkv = layer.qkv(self._norm(x))
-        qkv = qkv.view(-1, 3 * heads, head_dim)
-        turned, v = _turn(qkv[:, : 2 * heads], turns), qkv[:, 2 * heads :]
+        qkv = layer.qkv(self._norm(x)).view(-1, 3 * heads, head_dim)
+        _turn(qkv[:, : 2 * heads], turns)
+        q, k, v = qkv[:, :heads], qkv[:, heads : 2 * heads], qkv[:, 2 * heads :]
         keys, values = cache.keys[number], cache.values[number]
-        batch.attention.store(turned[:, heads:], v, keys, values)
-        mixed = batch.attention.mix(turned[:, :heads], keys, values)
-        return mixed.reshape(-1, heads * head_dim)
+        batch.attention.store(k, v, keys, values)
+        return batch.attention.mix(q, keys, values).reshape(-1, heads * head_dim)
 
     def _feed_forward(self, x: Tensor, layer: _Layer) -> Tensor:
         hidden = layer.up(self._norm(x))
@@ -117,11 +116,15 @@ class Network:
         return F.relu_(hidden).square_()
 
 
-def _turn(x: Tensor, turns: Tensor) -> Tensor:
-    """Rotary positions as one product of complex numbers: x (N, H, K) by turns (N, 1, K / 2)."""
-    num_tokens, heads, head_dim = x.shape
-    pairs = torch.view_as_complex(x.float().view(num_tokens, heads, head_dim // 2, 2))
-    return torch.view_as_real(pairs * turns).view(x.shape).to(x.dtype)
+def _turn(x: Tensor, turns: Tensor) -> None:
+    """Rotary positions as one product of complex numbers: x (N, H, K) by turns (N, 1, K / 2).
+
+    In place, and in float32: neighbours of x are the parts of one number.
+    """
+    wide = x.float()
+    wide.view(torch.complex64).mul_(turns)
+    if wide is not x:
+        x.copy_(wide)
 
 
 class _Weights:

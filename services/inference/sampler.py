@@ -8,7 +8,7 @@ changes nothing (beyond the last bits that a matrix product of another batch siz
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ from services.inference.distribution import draw, filter_tokens, penalize, top_l
 from services.inference.sequence import SamplingParams, TokenLogprobs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleRow:
+class SampleRow(NamedTuple):
     """What the sampler has to know of one row of logits."""
 
     params: SamplingParams
@@ -32,8 +31,7 @@ class SampleRow:
         return len(self.tokens) - self.num_prompt
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(NamedTuple):
     """A chosen token."""
 
     token: int
