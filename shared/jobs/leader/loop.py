@@ -122,7 +122,7 @@ class LeaderLoop:
             self._leadership.interrupt()
 
     def _lead(self) -> None:
-        with self._database.transaction() as session:
+        with self._database.reading() as session:
             if ended := end_stuck_transactions(session):  # whoever leads: one may hold the lead
                 logger.warning("Ended %d transactions of processes that went silent.", ended)
         lease_seconds = self._settings.seconds(LEASE_SECONDS)
