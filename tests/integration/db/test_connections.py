@@ -16,6 +16,7 @@ from shared.db.session import APPLICATION_NAME, Database, database_now
 from shared.db.stuck import end_stuck_transactions
 from shared.jobs.life import lifecycle
 from tests.support.rows import running_training
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -51,8 +52,12 @@ def test_a_client_cut_off_within_a_statement_does_not_keep_its_job(database: Dat
             assert lifecycle.reap_expired(session, late) == []
             assert end_stuck_transactions(session, seconds=60.0) == 0
             assert end_stuck_transactions(session, seconds=0.2) == 1
-        with database.transaction() as session:
-            assert lifecycle.reap_expired(session, late) == [job.id]
+
+        def is_taken() -> bool:
+            with database.transaction() as session:
+                return lifecycle.reap_expired(session, late) == [job.id]
+
+        wait_until(is_taken, "its connection has ended and the job is taken", seconds=30.0)
 
 
 @pytest.mark.parametrize("name", ["pg_dump", f"{APPLICATION_NAME} migration"])
