@@ -70,6 +70,7 @@ class LeaderLoop:
         heir = settings.seconds(LEADER_LEASE_SECONDS + REAP_SECONDS)
         self._sweeps = [
             self._sweep("Leading and reaping", self._lead, REAP_SECONDS),
+            self._sweep("Ending stuck transactions", self._end_stuck, REAP_SECONDS),
             self._sweep("Sending wake-ups", self._dispatch, DISPATCH_SECONDS),
             self._sweep("Writing pointers", self._write_pointers, DISPATCH_SECONDS),
             self._sweep("Forgetting old rows", self._clean_up, CLEANUP_SECONDS, delay=heir),
@@ -122,9 +123,6 @@ class LeaderLoop:
             self._leadership.interrupt()
 
     def _lead(self) -> None:
-        with self._database.reading() as session:
-            if ended := end_stuck_transactions(session):  # whoever leads: one may hold the lead
-                logger.warning("Ended %d transactions of processes that went silent.", ended)
         lease_seconds = self._settings.seconds(LEASE_SECONDS)
         with self._database.transaction() as session:
             led_before = self._leadership.held
@@ -138,6 +136,13 @@ class LeaderLoop:
             logger.info("This process %s the leader.", "is now" if leads else "is no longer")
         if reaped:
             logger.warning("Took jobs from silent workers: %s", ", ".join(reaped))
+
+    def _end_stuck(self) -> None:
+        """Whoever leads: a silent leader may have locked the row that `_lead` waits for."""
+        with self._database.reading() as session:
+            ended = end_stuck_transactions(session)
+        if ended:
+            logger.warning("Ended %d transactions of processes that went silent.", ended)
 
     def _dispatch(self) -> None:
         if not self.leading:

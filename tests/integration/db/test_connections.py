@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from datetime import timedelta
 
-import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -15,10 +12,12 @@ from shared.base.errors import UnavailableError
 from shared.db.session import APPLICATION_NAME, Database, database_now
 from shared.db.stuck import end_stuck_transactions
 from shared.jobs.life import lifecycle
+from tests.support.databases import cut_off_within
 from tests.support.rows import running_training
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
+LOCK_JOBS = "UPDATE jobs SET message = ''"
 
 
 def test_a_silent_transaction_is_ended_by_the_server(database: Database) -> None:
@@ -46,7 +45,7 @@ def test_a_client_cut_off_within_a_statement_does_not_keep_its_job(database: Dat
     with database.transaction() as session:
         job = running_training(session)
         late = database_now(session) + timedelta(seconds=60)
-    with _cut_off_holding(database, job.id, APPLICATION_NAME):
+    with cut_off_within(database, LOCK_JOBS):
         threading.Event().wait(0.5)
         with database.transaction() as session:
             assert lifecycle.reap_expired(session, late) == []
@@ -63,26 +62,8 @@ def test_a_client_cut_off_within_a_statement_does_not_keep_its_job(database: Dat
 @pytest.mark.parametrize("name", ["pg_dump", f"{APPLICATION_NAME} migration"])
 def test_other_programs_may_take_their_time(database: Database, name: str) -> None:
     with database.transaction() as session:
-        job = running_training(session)
-    with _cut_off_holding(database, job.id, name):
+        running_training(session)
+    with cut_off_within(database, LOCK_JOBS, application_name=name):
         threading.Event().wait(0.1)
         with database.transaction() as session:
             assert end_stuck_transactions(session, seconds=0.0) == 0
-
-
-@contextmanager
-def _cut_off_holding(database: Database, job_id: str, name: str) -> Iterator[None]:
-    """A client that holds a job's lock and is cut off before its request ends."""
-    url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    options = "-c idle_in_transaction_session_timeout=100ms"
-    client = psycopg.connect(url, application_name=name, options=options, autocommit=True)
-    with closing(client):
-        client.execute("BEGIN")
-        server = client.pgconn
-        server.enter_pipeline_mode()
-        server.send_query_params(b"UPDATE jobs SET message = '' WHERE id = $1", [job_id.encode()])
-        server.send_flush_request()
-        server.flush()
-        while server.is_busy():
-            server.consume_input()  # until the lock is held
-        yield
