@@ -36,10 +36,13 @@ from services.inference.sequence import Binding, SamplingParams, Sequence
 from shared.base.files import write_bytes
 from shared.base.settings import Settings
 from shared.base.version import code_version
+from shared.contracts.manifest import MODEL_CONFIG_JSON, MODEL_WEIGHTS
 from shared.contracts.model_config import ModelConfig
 from shared.contracts.serving import ModelPointer
 from shared.model.transformer import Transformer
+from shared.model.weights import save_weights
 from shared.text.tokenizer import Tokenizer
+from shared.text.tokenizer_files import write_tokenizer_files
 
 RESULT = Path(__file__).parent / "results" / "generate.json"
 CONTEXT = 400
@@ -67,6 +70,13 @@ def random_model(config: ModelConfig) -> Transformer:
             std = parameter.shape[1] ** -0.5
             torch.nn.init.normal_(parameter, std=std, generator=generator)
     return model.eval()
+
+
+def write_checkpoint(folder: Path, model: Transformer, tokenizer: Tokenizer) -> None:
+    """Write what serving and export need of a checkpoint."""
+    save_weights(model, folder / MODEL_WEIGHTS)
+    (folder / MODEL_CONFIG_JSON).write_text(model.config.model_dump_json())
+    write_tokenizer_files(folder, tokenizer)
 
 
 def load(model: Transformer, runtime: Runtime, *, num_slots: int) -> LoadedModel:

@@ -32,7 +32,7 @@ import httpx
 import torch
 
 from benchmarks.baselines.gpu_training import byte_tokenizer
-from benchmarks.generate import random_model
+from benchmarks.generate import random_model, write_checkpoint
 from shared.base.clock import utc_now
 from shared.base.files import write_bytes
 from shared.base.ids import IdPrefix, new_id
@@ -40,8 +40,6 @@ from shared.base.settings import child_environment
 from shared.base.version import code_version
 from shared.contracts.manifest import (
     MANIFEST_NAME,
-    MODEL_CONFIG_JSON,
-    MODEL_WEIGHTS,
     CheckpointMeta,
     Manifest,
 )
@@ -49,11 +47,9 @@ from shared.contracts.model_config import ModelConfig
 from shared.contracts.serving import MODELS_INDEX_KEY, ModelPointer, ModelsIndex
 from shared.model.canary import canary_loss
 from shared.model.transformer import Transformer
-from shared.model.weights import save_weights
 from shared.storage.folders import describe_folder, store_folder
 from shared.storage.keys import checkpoint_prefix
 from shared.storage.local import LocalStore
-from shared.text.tokenizer_files import write_tokenizer_files
 
 RESULT = Path(__file__).parent / "results" / "hot_swap.json"
 TOKENS_PER_STREAM = 48
@@ -82,9 +78,7 @@ class Publisher:
         tokenizer = byte_tokenizer(ModelConfig().vocab_size)
         model = _rotated(random_model(ModelConfig()), number)
         folder.mkdir()
-        save_weights(model, folder / MODEL_WEIGHTS)
-        (folder / MODEL_CONFIG_JSON).write_text(model.config.model_dump_json())
-        write_tokenizer_files(folder, tokenizer)
+        write_checkpoint(folder, model, tokenizer)
         checkpoint, job = new_id(IdPrefix.CHECKPOINT), new_id(IdPrefix.JOB)
         manifest = Manifest(
             id=checkpoint, job_id=job, token=1, created_at=utc_now(), files=describe_folder(folder),

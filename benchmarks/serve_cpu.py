@@ -29,7 +29,7 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks.generate import load, random_model, with_cache
+from benchmarks.generate import load, random_model, with_cache, write_checkpoint
 from services.inference.loaded_model import LoadedModel
 from services.inference.matrix import lay_out
 from services.inference.runtime import open_runtime
@@ -37,13 +37,12 @@ from services.tokenizer.learn import learn_bpe
 from shared.base.files import write_bytes
 from shared.base.settings import Settings
 from shared.base.version import code_version
-from shared.contracts.manifest import MODEL_CONFIG_JSON, MODEL_WEIGHTS
 from shared.contracts.model_config import ModelConfig
 from shared.model.gguf import FILE_NAME, export_gguf
 from shared.model.huggingface import ARCHITECTURE_OF_FAMILY, huggingface_config
 from shared.model.transformer import Transformer
-from shared.model.weights import load_model, save_weights
-from shared.text.tokenizer_files import write_tokenizer_files
+from shared.model.weights import load_model
+from shared.text.tokenizer import Tokenizer
 
 BATCHES = (1, 8, 32)
 BATCH_PROMPT = 32
@@ -84,7 +83,8 @@ def llama_cpp(model: Transformer, threads: int, new_tokens: int) -> Engine:
     from llama_cpp import Llama
 
     with tempfile.TemporaryDirectory() as folder:
-        export_gguf(_as_checkpoint(model, Path(folder)), Path(folder))
+        write_checkpoint(Path(folder), model, _learned(model.config.vocab_size))
+        export_gguf(Path(folder), Path(folder))
         peer = Llama(
             str(Path(folder) / FILE_NAME), n_ctx=BATCH_PROMPT + new_tokens + 8, n_threads=threads,
             n_threads_batch=threads, verbose=False,
@@ -101,15 +101,11 @@ def llama_cpp(model: Transformer, threads: int, new_tokens: int) -> Engine:
     return generate
 
 
-def _as_checkpoint(model: Transformer, folder: Path) -> Path:
-    """The model with a vocabulary of random words: the benchmark reads and writes ids."""
+def _learned(vocab_size: int) -> Tokenizer:
+    """A vocabulary of random words, as llama.cpp refuses one without merges; nobody reads it."""
     letters = random.Random(0)
     words = ("".join(letters.choices(string.ascii_lowercase, k=12)) for _ in range(5000))
-    tokenizer = learn_bpe(words, vocab_size=model.config.vocab_size, min_frequency=1)
-    save_weights(model, folder / MODEL_WEIGHTS)
-    write_bytes(folder / MODEL_CONFIG_JSON, model.config.model_dump_json().encode())
-    write_tokenizer_files(folder, tokenizer)
-    return folder
+    return learn_bpe(words, vocab_size=vocab_size, min_frequency=1)
 
 
 def bound(config: ModelConfig, batch: int, runs: int) -> float:

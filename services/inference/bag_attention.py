@@ -149,12 +149,11 @@ def _decode(rows: list[RowLayout], start: int, shape: KVShape) -> _Decode:
     tiles, positions = _range(_num_tiles(longest)), _range(longest)
     mask = None
     if lengths.min() < longest:
-        # What a shorter row reads beyond its end is its last entry again, which is in the CPU's
-        # cache.
+        is_there = positions < lengths[:, None, None]
+        mask = torch.from_numpy(np.where(is_there, np.float32(0), np.float32(-np.inf)))
+        # Beyond its end a shorter row reads its last entry again, which is in the CPU's cache.
         last = lengths.repeat(shape.num_heads)[:, None] - np.int32(1)
         tiles, positions = np.minimum(tiles, last // TILE), np.minimum(positions, last)
-        is_there = _range(longest) < lengths[:, None, None]
-        mask = torch.from_numpy(np.where(is_there, np.float32(0), np.float32(-np.inf)))
     heads = _heads([row.slot for row in rows], shape).reshape(-1, 1)
     key_tiles = (heads * _num_tiles(shape.context_length) + tiles) * head_dim
     key_rows = key_tiles[..., None] + _range(head_dim)

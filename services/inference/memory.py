@@ -13,6 +13,7 @@ import weakref
 
 from services.inference.kv_cache import KVCachePool, KVShape
 from services.inference.loaded_model import LoadedModel
+from services.inference.network import weight_bytes
 from shared.base.errors import UnavailableError
 from shared.contracts.model_config import ModelConfig
 
@@ -54,7 +55,7 @@ class MemoryBudget:
         shapes = {KVShape.of(model.network.config) for model in alive}
         used = sum(model.network.num_bytes for model in alive)
         used += sum(map(self._caches.num_bytes, shapes))
-        needed = self._weight_bytes(config)
+        needed = weight_bytes(config, self._caches.dtype)
         if KVShape.of(config) not in shapes:
             needed += self._caches.num_bytes(KVShape.of(config))
         if self._limit and used + needed > self._limit:
@@ -63,11 +64,6 @@ class MemoryBudget:
                 f"allowed, {used >> 20} MiB are in use. Raise RYANGPT_INFERENCE_MEMORY_BYTES or "
                 f"lower RYANGPT_INFERENCE_SLOTS."
             )
-
-    def _weight_bytes(self, config: ModelConfig) -> int:
-        head = config.vocab_size * config.d_model if config.tie_embeddings else 0
-        gains = (2 * config.num_layers + 1) * config.d_model  # are laid into the matrices
-        return (config.num_parameters + head - gains) * self._caches.dtype.itemsize
 
 
 def trim_heap() -> None:

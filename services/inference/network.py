@@ -116,6 +116,13 @@ class Network:
         return F.relu_(hidden).square_()
 
 
+def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """`num_bytes` of a network that is not built yet."""
+    copied_head = config.vocab_size * config.d_model if config.tie_embeddings else 0
+    gains = (2 * config.num_layers + 1) * config.d_model  # are laid into the matrices
+    return (config.num_parameters + copied_head - gains) * dtype.itemsize
+
+
 def _turn(x: Tensor, turns: Tensor) -> None:
     """Rotary positions as one product of complex numbers: x (N, H, K) by turns (N, 1, K / 2).
 
