@@ -27,9 +27,12 @@ import torch.nn.functional as F
 
 from services.inference.detokenizer import Detokenizer
 from services.inference.engine import Engine, StepStats
+from services.inference.host_runner import HostRunner
 from services.inference.kv_cache import KVShape
 from services.inference.loaded_model import LoadedModel
 from services.inference.network import Network
+from services.inference.resident.runner import ResidentRunner
+from services.inference.runner import Runner
 from services.inference.runtime import Runtime, open_runtime
 from services.inference.scheduler import Scheduler
 from services.inference.sequence import Binding, SamplingParams, Sequence
@@ -86,13 +89,21 @@ def load(model: Transformer, runtime: Runtime, *, num_slots: int) -> LoadedModel
         model="benchmark", version=1, seq=1, checkpoint_id="none", manifest_key="none",
         manifest_sha256="0" * 64, stage="pretrain", published_at=datetime.now(UTC),
     )  # fmt: skip
+    config, state, resident = model.config, model.state_dict(), None
+    if runtime.weights is not None:
+        resident = runtime.weights.load(pointer.model, config, state)
+        network, cache = resident.network, runtime.caches.cache_for(config)
+    else:
+        network = Network(config, state, device=device, dtype=runtime.dtype)
+        cache = runtime.caches.one_off(shape, num_slots=num_slots)
     return LoadedModel(
         pointer=pointer,
         tokenizer=cast(Tokenizer, None),  # the engine is given ids and needs none
-        network=Network(model.config, model.state_dict(), device=device, dtype=runtime.dtype),
-        cache=runtime.caches.one_off(shape, num_slots=num_slots),
+        network=network,
+        cache=cache,
         attention=runtime.attention,
         device=device,
+        resident=resident,
     )
 
 
@@ -100,9 +111,10 @@ def with_cache(
     model: LoadedModel, prompts: Items[list[int]], new_tokens: int
 ) -> tuple[float, list[list[int]]]:
     """Seconds for the engine to answer all prompts at once, and the answers."""
-    slots = model.cache.num_slots
+    runner: Runner = HostRunner() if model.resident is None else ResidentRunner()
+    slots = model.cache.num_slots if model.resident is None else model.resident.table.scratch
     scheduler = Scheduler(num_slots=slots, token_budget=max(512, 2 * slots), max_waiting=slots)
-    engine = Engine(scheduler, lambda _: None, NoObserver())
+    engine = Engine(scheduler, runner, lambda _: None, NoObserver())
     contents = (b"",) * model.network.config.vocab_size
     sequences = [
         Sequence(

@@ -21,7 +21,6 @@ import statistics
 import string
 import tempfile
 import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from typing import Any
 import torch
 import transformers
 
+from benchmarks.baselines.hugging_face import Answers, Engine, hugging_face
 from benchmarks.generate import load, random_model, with_cache, write_checkpoint
 from services.inference.loaded_model import LoadedModel
 from services.inference.matrix import lay_out
@@ -39,7 +39,6 @@ from shared.base.settings import Settings
 from shared.base.version import code_version
 from shared.contracts.model_config import ModelConfig
 from shared.model.gguf import FILE_NAME, export_gguf
-from shared.model.huggingface import ARCHITECTURE_OF_FAMILY, huggingface_config
 from shared.model.transformer import Transformer
 from shared.model.weights import load_model
 from shared.text.tokenizer import Tokenizer
@@ -48,34 +47,10 @@ BATCHES = (1, 8, 32)
 BATCH_PROMPT = 32
 RESULT = Path(__file__).parent / "results" / "serve_cpu.json"
 
-Answers = list[list[int]]
-Engine = Callable[[Answers], Answers]
-"""Prompts in, new tokens out."""
-
 
 def ours(loaded: LoadedModel, new_tokens: int) -> Engine:
     """The engine, stepped by hand."""
     return lambda prompts: with_cache(loaded, prompts, new_tokens)[1]
-
-
-def hugging_face(model: Transformer, new_tokens: int) -> Engine:
-    """transformers' batched `generate` over the same weights."""
-    config = transformers.AutoConfig.for_model(**huggingface_config(model.config, dtype="float32"))
-    peer = getattr(transformers, ARCHITECTURE_OF_FAMILY[model.config.family])(config).eval()
-    peer.load_state_dict(model.state_dict(), strict=False)
-    peer.tie_weights()
-
-    @torch.inference_mode()
-    def generate(prompts: Answers) -> Answers:
-        ids = torch.tensor(prompts)
-        wishes = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
-            max_new_tokens=new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
-        )
-        out = peer.generate(ids, attention_mask=torch.ones_like(ids), generation_config=wishes)
-        answers: Answers = out[:, BATCH_PROMPT:].tolist()
-        return answers
-
-    return generate
 
 
 def llama_cpp(model: Transformer, threads: int, new_tokens: int) -> Engine:

@@ -2,8 +2,8 @@
 
 A batch is packed without padding: the tokens of all rows one after another. A row attends to the
 first `key_length` entries of its slot, its queries being the last of them (bottom-right causal).
-Here are the seam, the choice of a backend, and the one on torch's SDPA, which runs anywhere. The
-CPU's own is in `bag_attention`; xformers lives in `xformers_attention`, imported on CUDA only.
+Here are the seam and the backend on torch's SDPA, which runs anywhere. The CPU's own is in
+`bag_attention`; xformers lives in `xformers_attention`, imported on CUDA only.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.inference.kv_cache import CacheSizes, KVOrder, KVShape
-from shared.base.errors import StartupError
+from services.inference.kv_cache import CacheSizes, KVCache, KVOrder, KVShape
 
 MAX_SPAN_PER_ROW = 2
 """A slot that lies idle between busy ones is computed in vain; above this many slots for each
@@ -88,23 +87,21 @@ class SlabOrder:
         return keys[start : start + length], values[start : start + length]
 
 
+def slab_places(rows: Sequence[RowLayout], shape: KVShape, device: torch.device) -> Tensor:
+    """(N,) where in a SlabOrder the batch's keys and values go."""
+    places: list[int] = []
+    for row in rows:
+        end = row.slot * shape.context_length + row.key_length
+        places += range(end - row.query_length, end)
+    return torch.tensor(places, device=device)
+
+
 class SlabStep:
     """A batch over a cache in a SlabOrder; `mix` is the backend's attention."""
 
-    def __init__(
-        self,
-        mix: Callable[[Tensor, Tensor, Tensor], Tensor],
-        rows: Sequence[RowLayout],
-        *,
-        shape: KVShape,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, mix: Callable[[Tensor, Tensor, Tensor], Tensor], places: Tensor) -> None:
         self._mix = mix
-        places: list[int] = []
-        for row in rows:
-            end = row.slot * shape.context_length + row.key_length
-            places += range(end - row.query_length, end)
-        self._places = torch.tensor(places, device=device)
+        self._places = places
 
     def store(self, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
         """See StepAttention."""
@@ -114,6 +111,23 @@ class SlabStep:
     def mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See StepAttention."""
         return self._mix(q, keys, values)
+
+
+class FixedAttention(Protocol):
+    """Attention of a number of rows, one query each, whose slots and lengths the device knows.
+
+    Nothing in it depends on their values, so that a CUDA graph can hold it.
+    """
+
+    def at(self, slots: Tensor, lengths: Tensor) -> StepAttention:
+        """A step of rows in `slots` (B,) with `lengths` (B,) keys, the new ones included."""
+
+
+class SlabBackend(AttentionBackend, Protocol):
+    """A backend over a SlabOrder that can also attend without the host."""
+
+    def fix(self, num_rows: int, cache: KVCache) -> FixedAttention:
+        """Prepare for steps of `num_rows` rows over `cache`, whose values do not matter yet."""
 
 
 class SdpaBackend(SlabOrder):
@@ -135,7 +149,31 @@ class SdpaBackend(SlabOrder):
             else:
                 groups += _chunks(some, start, context_length, device)
             start += sum(row.query_length for row in some)
-        return SlabStep(partial(mix_all, groups), rows, shape=shape, device=device)
+        return SlabStep(partial(mix_all, groups), slab_places(rows, shape, device))
+
+    def fix(self, num_rows: int, cache: KVCache) -> FixedAttention:
+        """See SlabBackend."""
+        return _FixedSdpa(
+            cache.shape, torch.arange(cache.shape.context_length, device=cache.device)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _FixedSdpa:
+    """Reads whole slots, as the host does not know how much of them is filled."""
+
+    shape: KVShape
+    positions: Tensor
+
+    def at(self, slots: Tensor, lengths: Tensor) -> StepAttention:
+        size = (-1, self.shape.context_length, self.shape.num_heads, self.shape.head_dim)
+        mask = (self.positions < lengths[:, None])[:, None, None]
+
+        def mix(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            k, v = (cache.view(size)[slots].transpose(1, 2) for cache in (keys, values))
+            return F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=mask)[:, :, 0]
+
+        return SlabStep(mix, slots * self.shape.context_length + lengths - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,27 +304,3 @@ def causal_mask(row: RowLayout, device: torch.device) -> Tensor | None:
         return None
     ones = torch.ones(row.query_length, row.key_length, dtype=torch.bool, device=device)
     return ones.tril(row.key_length - row.query_length)
-
-
-def choose_attention(
-    requested: Literal["auto", "xformers", "sdpa"],
-    device: torch.device,
-    *,
-    cpu: AttentionBackend,
-    open_xformers: Callable[[torch.device], AttentionBackend],
-) -> AttentionBackend:
-    """Return the backend to generate with; never another one than was asked for.
-
-    `cpu` is the CPU's own; `open_xformers` imports and self-tests xformers and raises StartupError
-    when it does not work.
-    """
-    if device.type != "cuda":
-        if requested == "xformers":
-            raise StartupError(
-                "attention=xformers needs a CUDA device, and this service computes on the CPU; "
-                "set RYANGPT_ATTENTION=auto or sdpa."
-            )
-        return SdpaBackend() if requested == "sdpa" else cpu
-    if requested == "sdpa":
-        return SdpaBackend()
-    return open_xformers(device)

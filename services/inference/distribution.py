@@ -83,14 +83,18 @@ def draw(logits: Tensor, numbers: Tensor) -> Tensor:
     return chosen[:, 0].clamp_(max=logits.shape[-1] - 1)
 
 
-def top_logprobs(
-    logprobs: Tensor, tokens: Sequence[int], top: Sequence[int]
+def find_logprobs(logits: Tensor, tokens: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logprobs of tokens (B,) by logits (B, V), and the `most` likeliest ones with their ids."""
+    logprobs = logits.log_softmax(-1)
+    values, ids = logprobs.topk(min(most, logits.shape[-1]), dim=-1)
+    return logprobs.gather(1, tokens[:, None])[:, 0], values, ids
+
+
+def list_logprobs(
+    tokens: Sequence[int], top: Sequence[int], found: tuple[Tensor, Tensor, Tensor]
 ) -> list[tuple[int, float, tuple[tuple[int, float], ...]]]:
-    """For each row of logprobs (B, V): the token, its logprob, and the `top` likeliest ones."""
-    device = logprobs.device
-    of_tokens = logprobs.gather(1, torch.tensor(tokens, device=device)[:, None])[:, 0].tolist()
-    most = min(max(top), logprobs.shape[-1])
-    values, ids = (found.tolist() for found in logprobs.topk(most, dim=-1))
+    """What `find_logprobs` found: a row's token, its logprob and the `top` likeliest ones."""
+    of_tokens, values, ids = (one.tolist() for one in found)
     return [
         (token, of_token, tuple(zip(ids[row][:number], values[row][:number], strict=True)))
         for row, (token, of_token, number) in enumerate(zip(tokens, of_tokens, top, strict=True))

@@ -1,8 +1,9 @@
 """The engine: one thread that turns queued sequences into tokens, step by step.
 
-Each step plans rows, computes them (one batch for each loaded model that has any), draws tokens
-and hands what came out of it to `deliver`, once for the whole step. Any thread may submit and
-abort. Knows no HTTP and no files.
+Each step plans rows, launches their computation (one batch for each loaded model that has any),
+lands what was launched and hands the tokens to `deliver`, once for the whole step. Where the runner
+stays behind, what lands is the step before: the device computes while the host reads. Any thread
+may submit and abort. Knows no HTTP, no files and no tensors.
 """
 
 from __future__ import annotations
@@ -12,13 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-import torch
-from torch import Tensor
-
-from services.inference.loaded_model import BatchRow, LoadedModel
-from services.inference.sampler import Drawn, SampleRow, prompt_logprobs, sample
+from services.inference.loaded_model import LoadedModel
+from services.inference.runner import Flight, Runner
 from services.inference.scheduler import Row, Scheduler
 from services.inference.sequence import Delta, FailureCode, FinishReason, Sequence
 from shared.base.errors import UnavailableError
@@ -63,11 +61,23 @@ class EngineObserver(Protocol):
         """A sequence has ended, for any reason."""
 
 
+class _Launched(NamedTuple):
+    """One model's rows of a step, under way."""
+
+    rows: list[Row]
+    flight: Flight | None
+    """None when it could not even be begun."""
+
+
 class Engine:
     """Continuous batching over a scheduler; see the module."""
 
-    def __init__(self, scheduler: Scheduler, deliver: Deliver, observer: EngineObserver) -> None:
+    def __init__(
+        self, scheduler: Scheduler, runner: Runner, deliver: Deliver, observer: EngineObserver
+    ) -> None:
         self._scheduler = scheduler
+        self._runner = runner
+        self._flying: list[_Launched] = []
         self._deliver = deliver
         self._observer = observer
         self._changed = threading.Condition()
@@ -150,18 +160,21 @@ class Engine:
         self._fail(bound, message, FailureCode.RETIRED)
 
     def step(self) -> bool:
-        """Compute one step; return whether there was anything to compute."""
+        """Launch one step and land what is due; return whether there was anything to do."""
         now = time.monotonic()
         self._expire(now)
         with self._changed:
             rows = self._scheduler.plan()
-        if not rows:
-            return False
         for row in rows:
             row.sequence.started_at = row.sequence.started_at or now
-        deltas: list[tuple[Sequence, Delta]] = []
-        for model, group in _by_model(rows):
-            deltas += self._compute(model, group)
+        launched = [self._launch(model, group) for model, group in _by_model(rows)]
+        if self._runner.stays_behind:
+            landing, self._flying = self._flying, launched
+        else:
+            landing = launched
+        if not (landing or launched):
+            return False
+        deltas = [delta for one in landing for delta in self._land(one)]
         self._settle(deltas)
         running, waiting = self.load
         self._observer.on_step(
@@ -206,27 +219,51 @@ class Engine:
             deltas = [(one, one.fail(message, code)) for one in sequences if not one.finished]
         self._settle(deltas)
 
-    def _compute(self, model: LoadedModel, rows: list[Row]) -> list[tuple[Sequence, Delta]]:
-        """Run one model's rows. A failure ends these sequences and no others."""
+    def _launch(self, model: LoadedModel, rows: list[Row]) -> _Launched:
+        """Begin one model's rows. A failure ends these sequences and no others."""
         try:
-            drawn = iter(_next_tokens(model, rows))
+            flight = self._runner.launch(model, rows)
         except Exception:  # the boundary of the engine's thread: it must outlive any batch
             logger.exception("A step of %s:%s failed", model.name, model.version)
-            message, code = "Computing the answer failed.", FailureCode.COMPUTATION
-            return [(row.sequence, row.sequence.fail(message, code)) for row in rows]
+            return _Launched(rows, None)
+        with self._changed:
+            for row in rows:
+                row.sequence.num_cached = row.end
+                row.sequence.num_pending += row.samples
+        return _Launched(rows, flight)
+
+    def _land(self, launched: _Launched) -> list[tuple[Sequence, Delta]]:
+        """Wait for rows and add to their sequences what they drew."""
+        rows = launched.rows
+        if launched.flight is None:
+            return self._end_failed(rows)
+        try:
+            outcomes = launched.flight.land()
+        except Exception:  # as above: a device reports what failed when it is asked
+            logger.exception("A step failed on its way")
+            return self._end_failed(rows)
         deltas = []
         with self._changed:  # an abort must not fall between the check and the change
-            for row in rows:
-                new = next(drawn) if row.samples else None
+            for row, outcome in zip(rows, outcomes, strict=True):
                 sequence = row.sequence
+                sequence.num_pending -= row.samples
                 if sequence.finished:
                     continue
-                sequence.num_cached = row.end
-                if new is not None:
-                    deltas.append((sequence, sequence.accept(new.token, new.logprobs)))
+                sequence.prompt_logprobs += outcome.prompt_logprobs
+                if outcome.drawn is not None:
+                    deltas.append((sequence, sequence.accept(*outcome.drawn)))
                 elif row.end == len(sequence.tokens):
                     deltas.append((sequence, sequence.end_at_prompt()))
         return deltas
+
+    def _end_failed(self, rows: list[Row]) -> list[tuple[Sequence, Delta]]:
+        message, code = "Computing the answer failed.", FailureCode.COMPUTATION
+        with self._changed:
+            return [
+                (row.sequence, row.sequence.fail(message, code))
+                for row in rows
+                if not row.sequence.finished
+            ]
 
     def _settle(self, deltas: list[tuple[Sequence, Delta]]) -> None:
         """Free the slots of what has ended, tell the observer, deliver."""
@@ -244,56 +281,6 @@ class Engine:
                 self._observer.on_finish(sequence)
         if deltas:
             self._deliver(deltas)
-
-
-def _next_tokens(model: LoadedModel, rows: list[Row]) -> list[Drawn]:
-    """Compute rows and draw a token for each that samples, in their order."""
-    batch = [
-        BatchRow(
-            ids=row.sequence.tokens[row.start : row.end],
-            start=row.start,
-            slot=row.slot,
-            num_logits=row.count if row.scores_prompt else int(row.samples),
-        )
-        for row in rows
-    ]
-    wanted = [
-        SampleRow(
-            params=row.sequence.sampling,
-            tokens=row.sequence.tokens,
-            num_prompt=len(row.sequence.prompt),
-        )
-        for row in rows
-        if row.samples
-    ]
-    with torch.inference_mode():
-        for row in rows:
-            if row.copies is not None:
-                model.cache.copy(row.copies, row.slot, row.start)
-        logits = model.compute(batch)
-        if any(row.scores_prompt for row in rows):
-            logits = _score_prompts(logits, rows)
-        return sample(logits, wanted)
-
-
-def _score_prompts(logits: Tensor, rows: list[Row]) -> Tensor:
-    """Keep logprobs of prompts with their sequences; return the logits that tokens are drawn of."""
-    drawn = []
-    start = 0
-    for row in rows:
-        sequence = row.sequence
-        end = start + (row.count if row.scores_prompt else int(row.samples))
-        if row.scores_prompt:
-            following = sequence.tokens[row.start + 1 : row.end + 1]
-            sequence.prompt_logprobs += prompt_logprobs(
-                logits[start : start + len(following)],
-                following,
-                sequence.sampling.prompt_logprobs or 0,
-            )
-        if row.samples:
-            drawn.append(end - 1)
-        start = end
-    return logits[drawn]
 
 
 def _by_model(rows: Iterable[Row]) -> list[tuple[LoadedModel, list[Row]]]:

@@ -68,6 +68,7 @@ class KVCache:
     ) -> None:
         self.shape = shape
         self.num_slots = num_slots
+        self.device = device
         keys, values = order.cache_sizes(shape, num_slots)
         self._order = order
         self.keys = _zeros((shape.num_layers, *keys), device, dtype).unbind(0)

@@ -11,6 +11,9 @@ import torch
 from services.inference.attention import AttentionBackend, RowLayout
 from services.inference.kv_cache import KVCache
 from services.inference.network import Network, PackedBatch
+from services.inference.resident.transfer import to_device
+from services.inference.resident.weight_sets import Resident
+from services.inference.scheduler import Row
 from shared.contracts.serving import ModelPointer
 from shared.text.tokenizer import Tokenizer
 
@@ -24,6 +27,11 @@ class BatchRow(NamedTuple):
     slot: int
     num_logits: int
     """Of how many of the last of them logits are wanted."""
+
+
+def batch_row(row: Row) -> BatchRow:
+    """What the network has to know of a planned row."""
+    return BatchRow(ids=row.ids, start=row.start, slot=row.slot, num_logits=row.num_logits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
@@ -40,6 +48,8 @@ class LoadedModel:
     cache: KVCache
     attention: AttentionBackend
     device: torch.device
+    resident: Resident | None = None
+    """The set that holds the network, where versions are copied into sets."""
 
     @property
     def name(self) -> str:
@@ -81,9 +91,10 @@ class LoadedModel:
         `cache` replaces the model's own one.
         """
         cache = cache or self.cache
-        return self.network.forward(self._pack(rows, cache), cache)
+        return self.network.forward(self.pack(rows, cache), cache)
 
-    def _pack(self, rows: Sequence[BatchRow], cache: KVCache) -> PackedBatch:
+    def pack(self, rows: Sequence[BatchRow], cache: KVCache) -> PackedBatch:
+        """Rows as the network takes them, over `cache`."""
         ids: list[int] = []
         positions: list[int] = []
         sampled: list[int] = []
@@ -97,11 +108,8 @@ class LoadedModel:
             for r in rows
         ]
         return PackedBatch(
-            ids=torch.tensor(ids, device=self.device),
-            positions=torch.tensor(positions, device=self.device),
-            sampled=None if len(sampled) == len(ids) else self._indices(sampled),
+            ids=to_device(ids, self.device),
+            positions=to_device(positions, self.device),
+            sampled=None if len(sampled) == len(ids) else to_device(sampled, self.device),
             attention=self.attention.prepare(layouts, shape=cache.shape, device=self.device),
         )
-
-    def _indices(self, values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self.device)

@@ -19,6 +19,7 @@ import torch
 from services.inference.kv_cache import KVShape
 from services.inference.loaded_model import BatchRow, LoadedModel
 from services.inference.network import Network
+from services.inference.resident.weight_sets import Resident
 from services.inference.runtime import Runtime
 from shared.base.errors import IntegrityError
 from shared.base.files import sha256_of
@@ -30,6 +31,7 @@ from shared.contracts.manifest import (
     CheckpointMeta,
     Manifest,
 )
+from shared.contracts.model_config import ModelConfig
 from shared.contracts.names import FileRole
 from shared.contracts.serving import ModelPointer
 from shared.model.canary import canary_ids, mean_loss
@@ -83,24 +85,19 @@ class ModelLoader:
         tokenizer = self._tokenizer(folder, manifest)
         _check_agreement(folder, meta, tokenizer, pointer)
         runtime = self._runtime
-        runtime.budget.check(meta.model)
-        network = Network(
-            meta.model,
-            load_state(folder / MODEL_WEIGHTS),
-            device=runtime.device,
-            dtype=runtime.dtype,
-        )
-        model = LoadedModel(
-            pointer=pointer,
-            tokenizer=tokenizer,
-            network=network,
-            cache=runtime.caches.cache_for(meta.model),
-            attention=runtime.attention,
-            device=runtime.device,
-        )
-        runtime.budget.count(model)
-        self.stage = LoadStage.TRY
-        self._try_out(model, meta.canary_loss)
+        with runtime.beside():
+            network, resident = self._build(pointer, meta.model, folder)
+            model = LoadedModel(
+                pointer=pointer,
+                tokenizer=tokenizer,
+                network=network,
+                cache=runtime.caches.cache_for(meta.model),
+                attention=runtime.attention,
+                device=runtime.device,
+                resident=resident,
+            )
+            self.stage = LoadStage.TRY
+            self._try_out(model, meta.canary_loss)
         return model
 
     def release_freed(self) -> None:
@@ -150,6 +147,19 @@ class ModelLoader:
             tokenizer = Tokenizer.load(folder)
             self._tokenizers[tokenizer.sha256] = tokenizer
         return tokenizer
+
+    def _build(
+        self, pointer: ModelPointer, config: ModelConfig, folder: Path
+    ) -> tuple[Network, Resident | None]:
+        """The network with the version's weights, and the set that it is in, if any."""
+        runtime, state = self._runtime, load_state(folder / MODEL_WEIGHTS)
+        if runtime.weights is not None:
+            resident = runtime.weights.load(pointer.model, config, state)
+            return resident.network, resident
+        runtime.budget.check(config)
+        network = Network(config, state, device=runtime.device, dtype=runtime.dtype)
+        runtime.budget.count(network)
+        return network, None
 
     def _try_out(self, model: LoadedModel, expected: float | None) -> None:
         """Compute a text, the last token as when generating, in a cache of its own.

@@ -20,6 +20,8 @@ BLOCKED_FOR_ROWS = 32
 class Matrix(Protocol):
     """A linear map without bias."""
 
+    weight: Tensor
+    """In the layout's own order."""
     num_bytes: int
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -42,16 +44,16 @@ class KMajor:
     """Stored transposed: (in, out)."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._weight = weight.t().contiguous()
+        self.weight = weight.t().contiguous()
         self.num_bytes = weight.numel() * weight.element_size()
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Matrix."""
-        return x @ self._weight
+        return x @ self.weight
 
     def add_to(self, total: Tensor, x: Tensor) -> None:
         """See Matrix."""
-        total.addmm_(x, self._weight)
+        total.addmm_(x, self.weight)
 
 
 class BlockedMatrix:
@@ -63,7 +65,7 @@ class BlockedMatrix:
 
     def __init__(self, weight: Tensor) -> None:
         reorder = torch.ops.mkldnn._reorder_linear_weight
-        self._weight: Tensor = reorder(weight.contiguous(), BLOCKED_FOR_ROWS)
+        self.weight: Tensor = reorder(weight.contiguous(), BLOCKED_FOR_ROWS)
         self.num_bytes = weight.numel() * weight.element_size()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ class BlockedMatrix:
         missing = (1 << (rows - 1).bit_length()) - rows if rows else 0
         if missing:
             x = F.pad(x, (0, 0, 0, missing))
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
         return product[:rows] if missing else product
 
     def add_to(self, total: Tensor, x: Tensor) -> None:

@@ -12,8 +12,7 @@ import threading
 import weakref
 
 from services.inference.kv_cache import KVCachePool, KVShape
-from services.inference.loaded_model import LoadedModel
-from services.inference.network import weight_bytes
+from services.inference.network import Network, weight_bytes
 from shared.base.errors import UnavailableError
 from shared.contracts.model_config import ModelConfig
 
@@ -32,15 +31,15 @@ class MemoryBudget:
         self._limit = limit
         self._caches = caches
         self._lock = threading.Lock()
-        self._alive: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
+        self._alive: weakref.WeakSet[Network] = weakref.WeakSet()
         self._has_freed = threading.Event()
 
-    def count(self, model: LoadedModel) -> None:
-        """Take a model into account for as long as it lives."""
+    def count(self, network: Network) -> None:
+        """Take a network into account for as long as it lives."""
         with self._lock:
-            self._alive.add(model)
-        self._has_freed.set()  # what loading needed beside the model
-        weakref.finalize(model, self._has_freed.set).atexit = False
+            self._alive.add(network)
+        self._has_freed.set()  # what loading needed beside the network
+        weakref.finalize(network, self._has_freed.set).atexit = False
 
     def release_freed(self) -> None:
         """Give back to the system what models have freed since the last call."""
@@ -48,14 +47,14 @@ class MemoryBudget:
             self._has_freed.clear()
             trim_heap()
 
-    def check(self, config: ModelConfig) -> None:
-        """Raise OverBudgetError when a model of this shape has no room beside those alive."""
+    def check(self, config: ModelConfig, *, num_networks: int = 1) -> None:
+        """Raise OverBudgetError when networks of this shape have no room beside those alive."""
         with self._lock:
             alive = list(self._alive)
-        shapes = {KVShape.of(model.network.config) for model in alive}
-        used = sum(model.network.num_bytes for model in alive)
+        shapes = {KVShape.of(network.config) for network in alive}
+        used = sum(network.num_bytes for network in alive)
         used += sum(map(self._caches.num_bytes, shapes))
-        needed = weight_bytes(config, self._caches.dtype)
+        needed = num_networks * weight_bytes(config, self._caches.dtype)
         if KVShape.of(config) not in shapes:
             needed += self._caches.num_bytes(KVShape.of(config))
         if self._limit and used + needed > self._limit:

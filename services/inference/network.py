@@ -8,7 +8,8 @@ Shapes: N tokens of all rows, d = d_model, H heads of K, V = vocab_size, S sampl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from services.inference.attention import StepAttention
 from services.inference.kv_cache import KVCache
 from services.inference.matrix import Matrix, lay_out
-from services.inference.norm import make_norm
+from services.inference.norm import Norm, make_norm
 from shared.base.errors import IntegrityError
 from shared.contracts.model_config import ModelConfig
 from shared.model.rope import rope_tables
@@ -56,11 +57,16 @@ class Network:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        layout: Callable[[Tensor], Matrix] = lay_out,
+        norm: Norm | None = None,
     ) -> None:
-        """Lay out `state` (Hugging Face's names). Raises IntegrityError for what does not fit."""
+        """Lay out `state` (Hugging Face's names). Raises IntegrityError for what does not fit.
+
+        `layout` and `norm` are the device's own unless the weights are to be copied to another.
+        """
         self.config = config
-        self._norm = make_norm(config.d_model, config.norm_eps, device)
-        weights = _Weights(state, device, dtype, norm_factor=self._norm.factor)
+        self.norm = norm or make_norm(config.d_model, config.norm_eps, device)
+        weights = _Weights(state, device, dtype, layout, norm_factor=self.norm.factor)
         self._embedding = weights.plain("model.embed_tokens.weight", config.vocab_size, config)
         self._layers = [_load_layer(weights, config, n) for n in range(config.num_layers)]
         head = "model.embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"
@@ -71,10 +77,19 @@ class Network:
     @property
     def num_bytes(self) -> int:
         """Memory of all weights."""
-        matrices = [self._head]
-        for layer in self._layers:
-            matrices += [layer.qkv, layer.out, layer.up, layer.down]
-        return self._embedding.nbytes + sum(matrix.num_bytes for matrix in matrices)
+        return self._embedding.nbytes + sum(matrix.num_bytes for matrix in self._matrices)
+
+    @property
+    def _matrices(self) -> list[Matrix]:
+        of_layers = [(one.qkv, one.out, one.up, one.down) for one in self._layers]
+        return [self._head, *itertools.chain.from_iterable(of_layers)]
+
+    def copy_from(self, other: Network) -> None:
+        """Take over the weights of a network of the same shape and layout, at one's own addresses,
+        in the order of the current stream."""
+        self._embedding.copy_(other._embedding)
+        for own, theirs in zip(self._matrices, other._matrices, strict=True):
+            own.weight.copy_(theirs.weight)
 
     @torch.inference_mode()
     def forward(self, batch: PackedBatch, cache: KVCache) -> Tensor:
@@ -89,7 +104,7 @@ class Network:
             layer.down.add_to(x, self._feed_forward(x, layer))
         if batch.sampled is not None:
             x = x[batch.sampled]
-        return self._head(self._norm(x)).float()
+        return self._head(self.norm(x)).float()
 
     def _attend(
         self,
@@ -101,7 +116,7 @@ class Network:
         cache: KVCache,
     ) -> Tensor:
         heads, head_dim = self.config.num_heads, self.config.head_dim
-        qkv = layer.qkv(self._norm(x)).view(-1, 3 * heads, head_dim)
+        qkv = layer.qkv(self.norm(x)).view(-1, 3 * heads, head_dim)
         _turn(qkv[:, : 2 * heads], turns)
         q, k, v = qkv[:, :heads], qkv[:, heads : 2 * heads], qkv[:, 2 * heads :]
         keys, values = cache.keys[number], cache.values[number]
@@ -109,7 +124,7 @@ class Network:
         return batch.attention.mix(q, keys, values).reshape(-1, heads * head_dim)
 
     def _feed_forward(self, x: Tensor, layer: _Layer) -> Tensor:
-        hidden = layer.up(self._norm(x))
+        hidden = layer.up(self.norm(x))
         if self.config.family == "llama":
             gate, up = hidden.chunk(2, dim=-1)
             return F.silu(gate) * up
@@ -146,12 +161,14 @@ class _Weights:
         state: Mapping[str, Tensor],
         device: torch.device,
         dtype: torch.dtype,
+        layout: Callable[[Tensor], Matrix],
         *,
         norm_factor: float,
     ) -> None:
         self._state = state
         self._device = device
         self._dtype = dtype
+        self._layout = layout
         self._norm_factor = norm_factor
 
     def plain(self, name: str, rows: int, config: ModelConfig) -> Tensor:
@@ -183,7 +200,7 @@ class _Weights:
         joined = torch.cat(parts) if len(parts) > 1 else parts[0]
         if gain is not None:
             joined = joined * gain
-        return lay_out(joined.to(self._device, self._dtype))
+        return self._layout(joined.to(self._device, self._dtype))
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         tensor = self._state.get(name)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from services.inference.attention import AttentionBackend, choose_attention
+from services.inference.attention import AttentionBackend, SdpaBackend, SlabBackend
 from services.inference.bag_attention import BagBackend
+from services.inference.host_runner import HostRunner
 from services.inference.kv_cache import KVCachePool
 from services.inference.memory import MemoryBudget
+from services.inference.resident.decode_step import Capture, CudaGraphs, recompute
+from services.inference.resident.runner import ResidentRunner
+from services.inference.resident.weight_sets import WeightSets
+from services.inference.runner import Runner
 from shared.base.errors import StartupError
 from shared.base.settings import Settings
 
@@ -23,6 +30,9 @@ class Runtime:
     attention: AttentionBackend
     caches: KVCachePool
     budget: MemoryBudget
+    runner: Runner
+    weights: WeightSets | None = None
+    """Where versions are copied to; None where each is built anew."""
 
     def describe(self) -> dict[str, str]:
         """For health, metrics and the log."""
@@ -32,23 +42,88 @@ class Runtime:
             "attention": self.attention.name,
         }
 
+    def beside(self) -> AbstractContextManager[object]:
+        """Compute beside the engine and not in its queue, where the device can do that."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(stream)
+
 
 def open_runtime(settings: Settings) -> Runtime:
     """Choose device, type and attention. Raises StartupError when what was asked for is missing."""
     torch.set_num_threads(settings.resolved_num_threads)
     device = _choose_device(settings)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    attention = choose_attention(
-        settings.attention, device, cpu=BagBackend(), open_xformers=_open_xformers
-    )
+    if device.type == "cuda":
+        capture = CudaGraphs() if settings.inference_cuda_graphs else recompute
+        attention = choose_on_cuda(settings.attention, device)
+        return resident_runtime(
+            settings, device=device, dtype=torch.bfloat16, attention=attention, capture=capture
+        )
+    return _host_runtime(settings, device, choose_on_cpu(settings.attention))
+
+
+def _host_runtime(settings: Settings, device: torch.device, attention: AttentionBackend) -> Runtime:
     caches = KVCachePool(
-        num_slots=settings.inference_slots,
-        order=attention,
+        num_slots=settings.inference_slots, order=attention, device=device, dtype=torch.float32
+    )
+    return Runtime(
+        device=device,
+        dtype=torch.float32,
+        attention=attention,
+        caches=caches,
+        budget=MemoryBudget(settings.inference_memory_bytes, caches),
+        runner=HostRunner(),
+    )
+
+
+def resident_runtime(
+    settings: Settings,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: SlabBackend,
+    capture: Capture,
+) -> Runtime:
+    """A runtime whose tokens stay on `device`. One slot of its caches is scratch."""
+    num_slots = settings.inference_slots
+    caches = KVCachePool(num_slots=num_slots + 1, order=attention, device=device, dtype=dtype)
+    budget = MemoryBudget(settings.inference_memory_bytes, caches)
+    return Runtime(
         device=device,
         dtype=dtype,
+        attention=attention,
+        caches=caches,
+        budget=budget,
+        runner=ResidentRunner(),
+        weights=WeightSets(caches, attention, budget, capture, num_slots=num_slots),
     )
-    budget = MemoryBudget(settings.inference_memory_bytes, caches)
-    return Runtime(device=device, dtype=dtype, attention=attention, caches=caches, budget=budget)
+
+
+Requested = Literal["auto", "xformers", "sdpa"]
+
+
+def choose_on_cpu(requested: Requested) -> AttentionBackend:
+    """The backend to generate with on a CPU. Raises StartupError for xformers."""
+    if requested == "xformers":
+        raise StartupError(
+            "attention=xformers needs a CUDA device, and this service computes on the CPU; "
+            "set RYANGPT_ATTENTION=auto or sdpa."
+        )
+    return SdpaBackend() if requested == "sdpa" else BagBackend()
+
+
+def choose_on_cuda(requested: Requested, device: torch.device) -> SlabBackend:
+    """The backend to generate with on CUDA; never another one than was asked for.
+
+    Raises StartupError when xformers does not work here and SDPA was not asked for.
+    """
+    if requested == "sdpa":
+        return SdpaBackend()
+    # Here and not above: on a CPU xformers must not be imported, nor need be installed.
+    from services.inference.xformers_attention import open_xformers
+
+    return open_xformers(device)
 
 
 def _choose_device(settings: Settings) -> torch.device:
@@ -58,10 +133,3 @@ def _choose_device(settings: Settings) -> torch.device:
             "RYANGPT_DEVICE is cuda, but torch finds no CUDA device; set it to auto or cpu."
         )
     return torch.device("cuda" if has_cuda and settings.device != "cpu" else "cpu")
-
-
-def _open_xformers(device: torch.device) -> AttentionBackend:
-    # Here and not above: on a CPU xformers must not be imported, nor need be installed.
-    from services.inference.xformers_attention import open_xformers
-
-    return open_xformers(device)

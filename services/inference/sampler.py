@@ -13,7 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from services.inference.distribution import draw, filter_tokens, penalize, top_logprobs, uniform
+from services.inference.distribution import (
+    draw,
+    filter_tokens,
+    find_logprobs,
+    list_logprobs,
+    penalize,
+    uniform,
+)
+from services.inference.runner import Drawn
 from services.inference.sequence import SamplingParams, TokenLogprobs
 
 
@@ -31,14 +39,6 @@ class SampleRow(NamedTuple):
         return len(self.tokens) - self.num_prompt
 
 
-class Drawn(NamedTuple):
-    """A chosen token."""
-
-    token: int
-    logprobs: TokenLogprobs | None = None
-    """If the row asked for them."""
-
-
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[Drawn]:
     """Choose one token for each row of logits (B, V) float32, which is overwritten.
 
@@ -46,7 +46,7 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[Drawn]:
     equals). Logprobs are of the logits as they came.
     """
     wanted = [index for index, row in enumerate(rows) if row.params.logprobs is not None]
-    raw = logits[wanted].log_softmax(-1) if wanted else None
+    raw = logits[wanted]  # a copy
     for index, row in enumerate(rows):
         if row.params.shapes_logits:
             _apply_wishes(logits[index], row)
@@ -56,18 +56,19 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[Drawn]:
         chosen[warm] = _draw(logits[warm], [rows[index] for index in warm])
     tokens: list[int] = chosen.tolist()
     drawn = [Drawn(token) for token in tokens]
-    if raw is not None:
-        params = [rows[index].params.logprobs or 0 for index in wanted]
-        found = top_logprobs(raw, [tokens[index] for index in wanted], params)
-        for index, logprobs in zip(wanted, found, strict=True):
+    if wanted:
+        top = [rows[index].params.logprobs or 0 for index in wanted]
+        found = find_logprobs(raw, chosen[wanted], max(top))
+        listed = list_logprobs([tokens[index] for index in wanted], top, found)
+        for index, logprobs in zip(wanted, listed, strict=True):
             drawn[index] = Drawn(tokens[index], TokenLogprobs(*logprobs))
     return drawn
 
 
 def prompt_logprobs(logits: Tensor, following: Sequence[int], top: int) -> list[TokenLogprobs]:
     """How likely each of `following` was after a position, given the logits (N, V) there."""
-    found = top_logprobs(logits.log_softmax(-1), following, [top] * len(following))
-    return [TokenLogprobs(*one) for one in found]
+    found = find_logprobs(logits, torch.tensor(following, device=logits.device), top)
+    return [TokenLogprobs(*one) for one in list_logprobs(following, [top] * len(following), found)]
 
 
 def _likeliest(logits: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ def _draw(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     temperatures = column([row.params.temperature for row in rows])
     # Relative to the likeliest token first: a tiny temperature must not overflow.
     logits = (logits - logits.amax(-1, keepdim=True)) / temperatures[:, None]
-    filtered = [index for index, row in enumerate(rows) if _filters(row.params)]
+    filtered = [index for index, row in enumerate(rows) if row.params.filters]
     if filtered:
         params = [rows[index].params for index in filtered]
         logits[filtered] = filter_tokens(
@@ -130,7 +131,3 @@ def _draw(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     seeds = column([row.params.seed for row in rows])
     positions = column([row.num_generated for row in rows])
     return draw(logits, uniform(seeds, positions))
-
-
-def _filters(params: SamplingParams) -> bool:
-    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0

@@ -41,7 +41,7 @@ class Row:
     start: int
     count: int
     samples: bool
-    """Whether the last known token is among them, so that the next one can be drawn."""
+    """Whether the last token is among them, so that the next one can be drawn."""
     scores_prompt: bool = False
     """Whether the logprobs of the prompt's tokens are wanted."""
     copies: int | None = None
@@ -51,6 +51,26 @@ class Row:
     def end(self) -> int:
         """Tokens of the sequence that are cached after the step."""
         return self.start + self.count
+
+    @property
+    def generates(self) -> bool:
+        """Whether its one token was drawn by a step before, and is no part of the prompt."""
+        return self.start >= len(self.sequence.prompt)
+
+    @property
+    def ids(self) -> list[int]:
+        """Its tokens, without one that nobody has told the host yet."""
+        return self.sequence.tokens[self.start : self.end]
+
+    @property
+    def num_logits(self) -> int:
+        """Of how many of its last tokens logits are wanted."""
+        return self.count if self.scores_prompt else int(self.samples)
+
+    @property
+    def following(self) -> list[int]:
+        """The tokens of the prompt that follow its own: those whose logprobs it finds."""
+        return self.sequence.tokens[self.start + 1 : self.end + 1]
 
 
 class Scheduler:
@@ -124,7 +144,7 @@ class Scheduler:
 
     def plan(self) -> list[Row]:
         """Choose the next step's rows: generating sequences, then prompts in order of arrival."""
-        rows = [_row(seq, 1) for seq in self._running.values() if _remaining(seq) == 1]
+        rows = [_row(seq, 1) for seq in self._running.values() if _goes_on(seq)]
         budget = self.token_budget - len(rows)
         for sequence in self._prompts():
             if budget == 0:
@@ -176,8 +196,16 @@ class Scheduler:
 
 
 def _remaining(sequence: Sequence) -> int:
-    """Known tokens that are not cached yet: one while generating."""
-    return len(sequence.tokens) - sequence.num_cached
+    """Tokens that are not cached yet: one while generating."""
+    return sequence.num_tokens - sequence.num_cached
+
+
+def _goes_on(sequence: Sequence) -> bool:
+    """Whether exactly one token is left to compute, and it is not known to be the last one."""
+    if _remaining(sequence) != 1:
+        return False
+    pending = sequence.num_pending
+    return not pending or sequence.num_generated + pending < sequence.sampling.max_tokens
 
 
 def _slot(sequence: Sequence) -> int:
@@ -206,7 +234,7 @@ def _row(sequence: Sequence, count: int, *, copied: Sequence | None = None) -> R
         slot=_slot(sequence),
         start=start,
         count=count,
-        samples=start + count == len(sequence.tokens) and sampling.max_tokens > 0,
+        samples=start + count == sequence.num_tokens and sampling.max_tokens > 0,
         scores_prompt=start < len(sequence.prompt) and sampling.prompt_logprobs is not None,
         copies=None if copied is None else _slot(copied),
     )

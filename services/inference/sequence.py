@@ -84,6 +84,11 @@ class SamplingParams:
         """Whether anything is asked for that changes logits before the temperature does."""
         return bool(self.logit_bias) or self.min_tokens > 0 or self.penalizes
 
+    @property
+    def filters(self) -> bool:
+        """Whether unlikely tokens are left out."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
     def for_choice(self, number: int) -> SamplingParams:
         """The same wishes for another answer to the same prompt; number 0 is this one."""
         if number == 0:
@@ -183,6 +188,8 @@ class Sequence:
     """When it fails with `FailureCode.QUEUE_TIMEOUT` unless it has a slot by then."""
     tokens: list[int] = field(init=False)
     num_cached: int = 0
+    num_pending: int = 0
+    """Tokens that are being drawn and that only the device knows yet."""
     slot: int | None = None
     finish_reason: FinishReason | None = None
     number: int = field(default_factory=lambda: next(_numbers))
@@ -206,6 +213,11 @@ class Sequence:
     def num_generated(self) -> int:
         """Tokens generated so far."""
         return len(self.tokens) - len(self.prompt)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and answer, pending ones included."""
+        return len(self.tokens) + self.num_pending
 
     @property
     def finished(self) -> bool:

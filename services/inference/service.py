@@ -60,7 +60,7 @@ class InferenceService:
         self._queue_seconds = settings.inference_queue_seconds
         self.keepalive_seconds = settings.inference_keepalive_seconds
         """How long a stream may be silent."""
-        self.engine = Engine(scheduler, self._dispatcher.deliver, self.metrics)
+        self.engine = Engine(scheduler, runtime.runner, self._dispatcher.deliver, self.metrics)
         self.watcher = ModelWatcher(
             store,
             ModelLoader(store, settings.data_dir.resolve() / "inference", runtime),

@@ -24,8 +24,9 @@ from services.inference.attention import (
     SlabOrder,
     SlabStep,
     StepAttention,
+    slab_places,
 )
-from services.inference.kv_cache import KVShape
+from services.inference.kv_cache import KVCache, KVShape
 from shared.base.errors import StartupError
 
 HINT = "Install the `cuda` extra, or set RYANGPT_ATTENTION=sdpa to do without xformers."
@@ -34,6 +35,8 @@ TOLERANCE = 2e-2
 SPLIT_OF_LENGTH = ((256, 1), (2048, 4))
 """Longest key length and split of the kernel; beyond them 16. More splits keep more of the card
 busy when few rows are long, and cost a second kernel."""
+BUSY_WITH = 256
+"""Rows times heads that keep every multiprocessor of a large card (132) busy without a split."""
 
 
 class XformersBackend(SlabOrder):
@@ -69,14 +72,58 @@ class XformersBackend(SlabOrder):
             )
             return out[0]
 
-        return SlabStep(mix, rows, shape=shape, device=device)
+        return SlabStep(mix, slab_places(rows, shape, device))
+
+    def fix(self, num_rows: int, cache: KVCache) -> FixedXformers:
+        """See SlabBackend."""
+        return FixedXformers(self._ops, self._bias, self._decode_ops, num_rows, cache)
 
     def _operator(self, rows: Sequence[RowLayout]) -> Any:
         if any(row.query_length > 1 for row in rows):
             return self._prefill_op
-        longest = max(row.key_length for row in rows)
-        split = next((split for length, split in SPLIT_OF_LENGTH if longest <= length), 16)
-        return self._decode_ops[split]
+        return self._decode_ops[split_of(max(row.key_length for row in rows))]
+
+
+class FixedXformers:
+    """The split-K kernel over lengths that only the device knows.
+
+    The bias is made for whole slots, as the kernel takes the longest length from the host; starts
+    and lengths are then written into its tensors, at the same addresses in each step.
+    """
+
+    def __init__(
+        self, ops: ModuleType, bias: Any, decode_ops: dict[int, Any], num_rows: int, cache: KVCache
+    ) -> None:
+        shape = cache.shape
+        self._ops = ops
+        self._context_length = shape.context_length
+        starts = [row * shape.context_length for row in range(num_rows)]
+        self._bias: Any = bias.from_seqlens(
+            q_seqlen=[1] * num_rows,
+            kv_seqstarts=[*starts, cache.num_slots * shape.context_length],
+            kv_seqlen=[shape.context_length] * num_rows,
+            device=cache.device,
+        )
+        is_busy = num_rows * shape.num_heads >= BUSY_WITH
+        self._op = decode_ops[1 if is_busy else split_of(shape.context_length)]
+
+    def at(self, slots: Tensor, lengths: Tensor) -> StepAttention:
+        """See FixedAttention."""
+        starts = slots * self._context_length
+        self._bias.k_seqinfo.seqstart[:-1].copy_(starts)
+        self._bias.k_seqinfo.seqlen.copy_(lengths)
+        return SlabStep(self._mix, starts + lengths - 1)
+
+    def _mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        out: Tensor = self._ops.memory_efficient_attention_forward(
+            q[None], keys[None], values[None], attn_bias=self._bias, op=self._op
+        )
+        return out[0]
+
+
+def split_of(length: int) -> int:
+    """Into how many parts keys of a length are split."""
+    return next((split for longest, split in SPLIT_OF_LENGTH if length <= longest), 16)
 
 
 def open_xformers(device: torch.device) -> XformersBackend:

@@ -129,6 +129,9 @@ class Settings(BaseSettings):
     inference_memory_bytes: int = Field(0, ge=0)
     """Bytes that weights and caches of all served models may take; 0 means no bound. A version that
     does not fit beside what is loaded is not served until it does."""
+    inference_cuda_graphs: bool = True
+    """Whether a GPU's steps of pure generation are replayed as CUDA graphs; without, each operator
+    is launched by itself, which is slower and easier to look into."""
     inference_queue: int = Field(256, ge=0, le=100_000)
     """Requests that may wait for a slot; more are answered 429."""
     inference_queue_tokens: int = Field(131_072, ge=1)

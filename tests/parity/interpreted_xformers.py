@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 import xformers.ops.fmha as fmha
+from torch import Tensor
 from xformers.ops.fmha.common import Inputs
 
-from services.inference.attention import RowLayout, SdpaBackend
-from services.inference.kv_cache import KVShape
+from services.inference.attention import RowLayout, SdpaBackend, SlabOrder, StepAttention
+from services.inference.kv_cache import KVCache, KVShape
 from services.inference.xformers_attention import XformersBackend
 
 CONTEXT, SLOTS, HEADS, HEAD_DIM = 192, 6, 5, 64
@@ -30,6 +31,15 @@ CASES = {
     "every slot": [(slot, 17 + 31 * slot) for slot in range(SLOTS)],
     "more than one split": [(1, CONTEXT), (2, 9)],
 }
+
+FIXED = [
+    [(4, 5), (0, 70), (5, 1), (3, 1)],
+    [(4, 6), (0, 71), (5, 1), (3, 2)],
+    [(1, CONTEXT), (3, 128), (2, 64), (0, 2)],
+]
+"""Rows that move on, lie elsewhere and grow to a whole context."""
+CPU = torch.device("cpu")
+WHERE: Any = {"shape": SHAPE, "device": CPU}
 
 
 def forward(q: Any, k: Any, v: Any, *, attn_bias: Any, op: Any) -> Any:
@@ -47,26 +57,52 @@ class ManySplits(XformersBackend):
         return self._decode_ops[4]
 
 
-def main() -> None:
-    """Compare all cases; exits with 1 when one is off by more than half precision explains."""
-    ops = SimpleNamespace(fmha=fmha, memory_efficient_attention_forward=forward)
-    generator = torch.Generator().manual_seed(0)
-    keys, values = (
-        torch.randn(SLOTS * CONTEXT, HEADS, HEAD_DIM, generator=generator) for _ in range(2)
-    )
-    worst = 0.0
-    for name, case in CASES.items():
-        rows = [RowLayout(slot=slot, query_length=1, key_length=length) for slot, length in case]
-        q = torch.randn(len(rows), HEADS, HEAD_DIM, generator=generator)
+class Comparison:
+    """Queries over one filled cache, by the kernel in half precision and by SDPA in float32."""
+
+    def __init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(0)
+        self._ops: Any = SimpleNamespace(fmha=fmha, memory_efficient_attention_forward=forward)
+        self._filled = [self._random(SLOTS * CONTEXT) for _ in range(2)]
+        self.worst = 0.0
+
+    def compare(self, name: str, case: list[tuple[int, int]]) -> None:
+        """A step that the host lays out."""
+        rows, q = _rows(case), self._random(len(case))
         kind = ManySplits if "split" in name else XformersBackend
-        where: Any = {"shape": SHAPE, "device": torch.device("cpu")}
-        half = [part.half() for part in (q, keys, values)]
-        found = kind(ops).prepare(rows, **where).mix(*half)  # type: ignore[arg-type]
-        expected = SdpaBackend().prepare(rows, **where).mix(q, keys, values)
+        self._judge(name, kind(self._ops).prepare(rows, **WHERE), rows, q)
+
+    def compare_fixed(self, name: str, cases: list[list[tuple[int, int]]]) -> None:
+        """Steps one after another over the same tensors, as a CUDA graph would run them."""
+        cache = KVCache(SHAPE, num_slots=SLOTS, order=SlabOrder(), device=CPU, dtype=torch.half)
+        fixed = XformersBackend(self._ops).fix(len(cases[0]), cache)
+        for number, case in enumerate(cases):
+            slots, lengths = torch.tensor(case).unbind(1)
+            q = self._random(len(case))
+            self._judge(f"{name} {number}", fixed.at(slots, lengths), _rows(case), q)
+
+    def _judge(self, name: str, step: StepAttention, rows: list[RowLayout], q: Tensor) -> None:
+        found = step.mix(q.half(), *(part.half() for part in self._filled))
+        expected = SdpaBackend().prepare(rows, **WHERE).mix(q, *self._filled)
         difference = (found.float() - expected).abs().max().item()
         sys.stdout.write(f"{name}: {difference:.2e}\n")
-        worst = max(worst, difference)
-    sys.exit(not worst < TOLERANCE)
+        self.worst = max(self.worst, difference)
+
+    def _random(self, rows: int) -> Tensor:
+        return torch.randn(rows, HEADS, HEAD_DIM, generator=self._generator)
+
+
+def _rows(case: list[tuple[int, int]]) -> list[RowLayout]:
+    return [RowLayout(slot=slot, query_length=1, key_length=length) for slot, length in case]
+
+
+def main() -> None:
+    """Compare all cases; exits with 1 when one is off by more than half precision explains."""
+    comparison = Comparison()
+    for name, case in CASES.items():
+        comparison.compare(name, case)
+    comparison.compare_fixed("fixed", FIXED)
+    sys.exit(not comparison.worst < TOLERANCE)
 
 
 if __name__ == "__main__":

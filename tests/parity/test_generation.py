@@ -7,11 +7,17 @@ import torch
 
 from services.inference.loaded_model import BatchRow
 from shared.model.transformer import Transformer
-from tests.support.generation import EngineBench, answer_ids
+from tests.support.generation import BENCHES, EngineBench, answer_ids
 from tests.support.serving import SMALL_MODELS, greedy_without_cache, random_model
 
 FAMILIES = sorted(SMALL_MODELS)
 PROMPTS = [[5], [7, 9, 11], list(range(20, 60)), [299, 3, 3, 3, 250], list(range(100, 131))]
+
+
+@pytest.fixture(params=BENCHES)
+def new_bench(request: pytest.FixtureRequest) -> type[EngineBench]:
+    chosen: type[EngineBench] = request.param
+    return chosen
 
 
 @pytest.fixture(params=FAMILIES)
@@ -28,17 +34,19 @@ def test_the_test_models_say_something(model: Transformer) -> None:
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=len)
 def test_greedy_with_the_cache_gives_the_tokens_without_it(
-    model: Transformer, prompt: list[int]
+    new_bench: type[EngineBench], model: Transformer, prompt: list[int]
 ) -> None:
-    bench = EngineBench()
+    bench = new_bench()
     sequence = bench.add(bench.load(model), prompt)
     bench.finish()
     assert answer_ids(sequence) == greedy_without_cache(model, prompt, 20)
 
 
 @pytest.mark.parametrize("token_budget", [7, 16, 64])
-def test_chunks_and_batches_change_nothing(model: Transformer, token_budget: int) -> None:
-    bench = EngineBench(token_budget=token_budget)
+def test_chunks_and_batches_change_nothing(
+    new_bench: type[EngineBench], model: Transformer, token_budget: int
+) -> None:
+    bench = new_bench(token_budget=token_budget)
     loaded = bench.load(model)
     sequences = [bench.add(loaded, prompt) for prompt in PROMPTS]
     bench.finish()
@@ -46,9 +54,11 @@ def test_chunks_and_batches_change_nothing(model: Transformer, token_budget: int
     assert [answer_ids(sequence) for sequence in sequences] == expected
 
 
-def test_requests_that_come_and_go_change_nothing(model: Transformer) -> None:
+def test_requests_that_come_and_go_change_nothing(
+    new_bench: type[EngineBench], model: Transformer
+) -> None:
     """Slots are reused, lie apart, and are freed by aborts while others run."""
-    bench = EngineBench(num_slots=4, token_budget=12)
+    bench = new_bench(num_slots=4, token_budget=12)
     loaded = bench.load(model)
     sequences = []
     for number, prompt in enumerate(PROMPTS * 2):
@@ -65,8 +75,8 @@ def test_requests_that_come_and_go_change_nothing(model: Transformer) -> None:
         assert answer_ids(one) == twin
 
 
-def test_logits_of_every_position_agree(model: Transformer) -> None:
-    bench = EngineBench()
+def test_logits_of_every_position_agree(new_bench: type[EngineBench], model: Transformer) -> None:
+    bench = new_bench()
     loaded = bench.load(model)
     ids = torch.randint(300, (64,), generator=torch.Generator().manual_seed(1)).tolist()
     with torch.inference_mode():
@@ -79,9 +89,11 @@ def test_logits_of_every_position_agree(model: Transformer) -> None:
     assert (torch.stack(found) - ends).abs().max() < 2e-5
 
 
-def test_two_models_share_one_batch_of_steps_and_one_cache(model: Transformer) -> None:
+def test_two_models_share_one_batch_of_steps_and_one_cache(
+    new_bench: type[EngineBench], model: Transformer
+) -> None:
     other = random_model(model.config, seed=9)
-    bench = EngineBench()
+    bench = new_bench()
     first, second = bench.load(model), bench.load(other, version=2)
     assert first.cache is second.cache
     sequences = [bench.add((first, second)[n % 2], prompt) for n, prompt in enumerate(PROMPTS)]
@@ -91,9 +103,11 @@ def test_two_models_share_one_batch_of_steps_and_one_cache(model: Transformer) -
         assert answer_ids(sequence) == twin
 
 
-def test_a_seeded_answer_does_not_depend_on_its_neighbours(model: Transformer) -> None:
+def test_a_seeded_answer_does_not_depend_on_its_neighbours(
+    new_bench: type[EngineBench], model: Transformer
+) -> None:
     wishes = {"temperature": 0.9, "seed": 1234, "top_k": 50}
-    alone, among = EngineBench(), EngineBench(token_budget=9)
+    alone, among = new_bench(), new_bench(token_budget=9)
     expected = alone.add(alone.load(model), PROMPTS[1], **wishes)
     alone.finish()
     loaded = among.load(model)
@@ -108,8 +122,10 @@ def test_a_seeded_answer_does_not_depend_on_its_neighbours(model: Transformer) -
     assert answer_ids(other_seed) != answer_ids(expected)
 
 
-def test_a_request_may_fill_the_context_to_the_last_token(model: Transformer) -> None:
-    bench = EngineBench()
+def test_a_request_may_fill_the_context_to_the_last_token(
+    new_bench: type[EngineBench], model: Transformer
+) -> None:
+    bench = new_bench()
     prompt = list(range(3, 53))
     sequence = bench.add(bench.load(model), prompt, max_tokens=14)
     bench.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from services.inference.draining import Draining
 from services.inference.loaded_model import LoadedModel
 from services.inference.loader import LoadStage, ModelLoader
 from services.inference.registry import ModelRegistry
-from services.inference.runtime import open_runtime
+from services.inference.runtime import Runtime, open_runtime
 from services.inference.watcher import ModelWatcher
 from shared.base.errors import UnavailableError
 from shared.base.settings import Settings
@@ -38,6 +39,7 @@ class FollowingSite:
         *,
         drain_seconds: float = 3600.0,
         interval_seconds: float = 0.0,
+        open_with: Callable[[Settings], Runtime] = open_runtime,
         **settings: Any,
     ) -> None:
         self.store = FlakyStore(folder / "objects")
@@ -51,7 +53,7 @@ class FollowingSite:
         """Versions that requests are bound to."""
         self.retired: list[int] = []
         self.replaced: list[tuple[int, int]] = []
-        self.runtime = open_runtime(Settings(device="cpu", num_threads=1, **settings))
+        self.runtime = open_with(Settings(device="cpu", num_threads=1, **settings))
         self.loads: list[int] = []
         loader = ModelLoader(self.store, self.folder, self.runtime)
         real_load = loader.load

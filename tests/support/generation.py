@@ -7,19 +7,29 @@ from typing import Any
 
 import torch
 
-from services.inference.bag_attention import BagBackend
+from services.inference.attention import SdpaBackend
 from services.inference.detokenizer import Detokenizer
 from services.inference.engine import Engine, StepStats
-from services.inference.kv_cache import KVCachePool
 from services.inference.loaded_model import LoadedModel
 from services.inference.network import Network
+from services.inference.resident.decode_step import recompute
+from services.inference.runtime import Runtime, open_runtime, resident_runtime
 from services.inference.scheduler import Scheduler
 from services.inference.sequence import Binding, Delta, SamplingParams, Sequence
+from shared.base.settings import Settings
 from shared.contracts.serving import ModelPointer
 from shared.model.transformer import Transformer
 from tests.support.models import small_tokenizer
 
 CPU = torch.device("cpu")
+
+
+def open_resident_on_cpu(settings: Settings) -> Runtime:
+    """The runtime of a CUDA device on the CPU: all of it but graphs and asynchronous copies."""
+    torch.set_num_threads(settings.resolved_num_threads)
+    return resident_runtime(
+        settings, device=CPU, dtype=torch.float32, attention=SdpaBackend(), capture=recompute
+    )
 
 
 class RecordingObserver:
@@ -44,18 +54,15 @@ class RecordingObserver:
 class EngineBench:
     """An engine over `num_slots` slots, and everything it has delivered."""
 
+    open_runtime = staticmethod(open_runtime)
+
     def __init__(self, *, num_slots: int = 6, token_budget: int = 64) -> None:
         self.delivered: list[tuple[Sequence, Delta]] = []
         self.observer = RecordingObserver()
-        self.attention = BagBackend()
-        self.pool = KVCachePool(
-            num_slots=num_slots,
-            order=self.attention,
-            device=CPU,
-            dtype=torch.float32,
-        )
+        settings = Settings(device="cpu", num_threads=1, inference_slots=num_slots)
+        self.runtime = self.open_runtime(settings)
         scheduler = Scheduler(num_slots=num_slots, token_budget=token_budget, max_waiting=99)
-        self.engine = Engine(scheduler, self.delivered.extend, self.observer)
+        self.engine = Engine(scheduler, self.runtime.runner, self.delivered.extend, self.observer)
 
     def load(self, model: Transformer, *, version: int = 1) -> LoadedModel:
         """Lay a training module out for generation."""
@@ -69,13 +76,20 @@ class EngineBench:
             stage="pretrain",
             published_at=datetime(2026, 1, 1, tzinfo=UTC),
         )
+        config, state, runtime = model.config, model.state_dict(), self.runtime
+        resident = runtime.weights.load("m", config, state) if runtime.weights else None
+        if resident is not None:
+            network = resident.network
+        else:
+            network = Network(config, state, device=runtime.device, dtype=runtime.dtype)
         return LoadedModel(
             pointer=pointer,
             tokenizer=small_tokenizer(),
-            network=Network(model.config, model.state_dict(), device=CPU, dtype=torch.float32),
-            cache=self.pool.cache_for(model.config),
-            attention=self.attention,
-            device=CPU,
+            network=network,
+            cache=runtime.caches.cache_for(config),
+            attention=runtime.attention,
+            device=runtime.device,
+            resident=resident,
         )
 
     def add(self, model: LoadedModel, prompt: list[int], **wishes: Any) -> Sequence:
@@ -110,6 +124,15 @@ class EngineBench:
     def text(self, sequence: Sequence) -> str:
         """The text delivered for a sequence."""
         return "".join(delta.text for one, delta in self.delivered if one is sequence)
+
+
+class ResidentBench(EngineBench):
+    """One that generates as on CUDA: tokens stay on the device, and the host is a step behind."""
+
+    open_runtime = staticmethod(open_resident_on_cpu)
+
+
+BENCHES = (EngineBench, ResidentBench)
 
 
 def answer_ids(sequence: Sequence) -> list[int]:

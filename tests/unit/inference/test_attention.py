@@ -17,10 +17,10 @@ from services.inference.attention import (
     AttentionBackend,
     RowLayout,
     SdpaBackend,
-    choose_attention,
 )
 from services.inference.bag_attention import BagBackend
 from services.inference.kv_cache import KVCache, KVShape
+from services.inference.runtime import choose_on_cpu, choose_on_cuda
 from services.inference.xformers_attention import XformersBackend, open_xformers, self_test
 from shared.base.errors import StartupError
 
@@ -36,41 +36,47 @@ class Opened:
     name = "xformers"
 
 
-def opens(_device: torch.device) -> AttentionBackend:
-    return cast(AttentionBackend, Opened())
+@pytest.fixture
+def opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xformers_attention, "open_xformers", lambda _device: Opened())
 
 
-def refuses(_device: torch.device) -> AttentionBackend:
-    raise StartupError("xformers cannot be used")
+@pytest.fixture
+def refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_device: torch.device) -> None:
+        raise StartupError("xformers cannot be used")
+
+    monkeypatch.setattr(xformers_attention, "open_xformers", refuse)
+
+
+@pytest.mark.parametrize(("requested", "chosen"), [("auto", "bags"), ("sdpa", "sdpa")])
+def test_the_backend_on_a_cpu(requested: Any, chosen: str) -> None:
+    assert choose_on_cpu(requested).name == chosen
 
 
 @pytest.mark.parametrize(
-    ("requested", "device", "chosen"),
-    [
-        ("auto", CPU, "bags"),
-        ("sdpa", CPU, "sdpa"),
-        ("auto", CUDA, "xformers"),
-        ("xformers", CUDA, "xformers"),
-        ("sdpa", CUDA, "sdpa"),
-    ],
+    ("requested", "chosen"), [("auto", "xformers"), ("xformers", "xformers"), ("sdpa", "sdpa")]
 )
-def test_the_backend_that_is_chosen(requested: Any, device: torch.device, chosen: str) -> None:
-    assert choose_attention(requested, device, cpu=BagBackend(), open_xformers=opens).name == chosen
+@pytest.mark.usefixtures("opens")
+def test_the_backend_on_cuda(requested: Any, chosen: str) -> None:
+    assert choose_on_cuda(requested, CUDA).name == chosen
 
 
 @pytest.mark.parametrize("requested", ["auto", "xformers"])
+@pytest.mark.usefixtures("refuses")
 def test_a_cuda_device_without_working_xformers_is_refused(requested: Any) -> None:
     with pytest.raises(StartupError, match="xformers cannot be used"):
-        choose_attention(requested, CUDA, cpu=BagBackend(), open_xformers=refuses)
+        choose_on_cuda(requested, CUDA)
 
 
+@pytest.mark.usefixtures("refuses")
 def test_sdpa_on_request_does_not_even_open_xformers() -> None:
-    assert choose_attention("sdpa", CUDA, cpu=BagBackend(), open_xformers=refuses).name == "sdpa"
+    assert choose_on_cuda("sdpa", CUDA).name == "sdpa"
 
 
 def test_xformers_on_a_cpu_is_refused() -> None:
     with pytest.raises(StartupError, match="attention=xformers needs a CUDA device"):
-        choose_attention("xformers", CPU, cpu=BagBackend(), open_xformers=opens)
+        choose_on_cpu("xformers")
 
 
 def test_a_missing_xformers_says_what_to_do() -> None:

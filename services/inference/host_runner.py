@@ -1,0 +1,77 @@
+"""Steps whose tokens the host has at once: the CPU's way. Knows no thread and no text.
+
+A step is computed while it is launched, so landing it only hands over the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from services.inference.loaded_model import LoadedModel, batch_row
+from services.inference.runner import Outcome
+from services.inference.sampler import SampleRow, prompt_logprobs, sample
+from services.inference.scheduler import Row
+from services.inference.sequence import TokenLogprobs
+
+
+class _Landed(NamedTuple):
+    outcomes: list[Outcome]
+
+    def land(self) -> list[Outcome]:
+        return self.outcomes
+
+
+class HostRunner:
+    """See the module."""
+
+    stays_behind = False
+
+    @torch.inference_mode()
+    def launch(self, model: LoadedModel, rows: Sequence[Row]) -> _Landed:
+        """See Runner."""
+        for row in rows:
+            if row.copies is not None:
+                model.cache.copy(row.copies, row.slot, row.start)
+        logits = model.compute([batch_row(row) for row in rows])
+        scores: dict[int, list[TokenLogprobs]] = {}
+        if any(row.scores_prompt for row in rows):
+            logits, scores = _score_prompts(logits, rows)
+        wanted = [
+            SampleRow(
+                params=row.sequence.sampling,
+                tokens=row.sequence.tokens,
+                num_prompt=len(row.sequence.prompt),
+            )
+            for row in rows
+            if row.samples
+        ]
+        drawn = iter(sample(logits, wanted))
+        return _Landed(
+            [
+                Outcome(next(drawn) if row.samples else None, scores.get(number, ()))
+                for number, row in enumerate(rows)
+            ]
+        )
+
+
+def _score_prompts(
+    logits: torch.Tensor, rows: Sequence[Row]
+) -> tuple[torch.Tensor, dict[int, list[TokenLogprobs]]]:
+    """The logits that tokens are drawn of, and logprobs of prompts by number of the row."""
+    drawn: list[int] = []
+    scores = {}
+    start = 0
+    for number, row in enumerate(rows):
+        end = start + row.num_logits
+        if row.scores_prompt:
+            following = row.following
+            scored = logits[start : start + len(following)]
+            top = row.sequence.sampling.prompt_logprobs or 0
+            scores[number] = prompt_logprobs(scored, following, top)
+        if row.samples:
+            drawn.append(end - 1)
+        start = end
+    return logits[drawn], scores
