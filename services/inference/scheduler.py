@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from typing import NamedTuple
 
 from services.inference.sequence import Sequence
 from shared.base.errors import InvalidInputError, UnavailableError
@@ -32,14 +32,13 @@ class NeverFitsError(InvalidInputError):
     code = "context_length_exceeded"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """Tokens `start` to `start + count` of one sequence, to be computed in the next step."""
+class Row(NamedTuple):
+    """Tokens `start` to `start + num_tokens` of one sequence, to be computed in the next step."""
 
     sequence: Sequence
     slot: int
     start: int
-    count: int
+    num_tokens: int
     samples: bool
     """Whether the last token is among them, so that the next one can be drawn."""
     scores_prompt: bool = False
@@ -50,7 +49,7 @@ class Row:
     @property
     def end(self) -> int:
         """Tokens of the sequence that are cached after the step."""
-        return self.start + self.count
+        return self.start + self.num_tokens
 
     @property
     def generates(self) -> bool:
@@ -65,7 +64,7 @@ class Row:
     @property
     def num_logits(self) -> int:
         """Of how many of its last tokens logits are wanted."""
-        return self.count if self.scores_prompt else int(self.samples)
+        return self.num_tokens if self.scores_prompt else int(self.samples)
 
     @property
     def following(self) -> list[int]:
@@ -152,7 +151,7 @@ class Scheduler:
             row = self._prompt_row(sequence, budget)
             if row is not None:
                 rows.append(row)
-                budget -= row.count
+                budget -= row.num_tokens
         return rows
 
     def remove(self, sequence: Sequence) -> None:
@@ -233,7 +232,7 @@ def _row(sequence: Sequence, count: int, *, copied: Sequence | None = None) -> R
         sequence=sequence,
         slot=_slot(sequence),
         start=start,
-        count=count,
+        num_tokens=count,
         samples=start + count == sequence.num_tokens and sampling.max_tokens > 0,
         scores_prompt=start < len(sequence.prompt) and sampling.prompt_logprobs is not None,
         copies=None if copied is None else _slot(copied),

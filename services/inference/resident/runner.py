@@ -83,7 +83,7 @@ def _launch_mixed(model: LoadedModel, resident: Resident, rows: Sequence[Row]) -
         if row.copies is not None:
             model.cache.copy(row.copies, row.slot, row.start)
     batch = model.pack([_batch_row(row) for row in rows], model.cache)
-    starts = accumulate((row.count for row in rows), initial=0)
+    starts = accumulate((row.num_tokens for row in rows), initial=0)
     generating = [
         (start, row.slot) for start, row in zip(starts, rows, strict=False) if row.generates
     ]

@@ -15,15 +15,26 @@ from tests.unit.inference.builders import make_choices, make_sequence
 
 
 def compute(rows: list[Row]) -> None:
-    """What the engine does with a plan, the network left out."""
+    """As an engine does that knows the tokens of a step at once."""
+    launch(rows)
+    land(rows)
+
+
+def launch(rows: list[Row]) -> None:
     for row in rows:
         row.sequence.num_cached = row.end
-        if row.samples:
+        row.sequence.num_pending += row.samples
+
+
+def land(rows: list[Row]) -> None:
+    for row in rows:
+        row.sequence.num_pending -= row.samples
+        if row.samples and not row.sequence.finished:
             row.sequence.accept(65)
 
 
 def shape(rows: list[Row]) -> list[tuple[int, int, bool]]:
-    return [(row.start, row.count, row.samples) for row in rows]
+    return [(row.start, row.num_tokens, row.samples) for row in rows]
 
 
 def test_a_prompt_that_fits_is_computed_at_once_and_then_one_token_a_step() -> None:
@@ -56,7 +67,7 @@ def test_a_generating_sequence_goes_on_beside_anothers_long_prompt() -> None:
     compute(scheduler.plan())
     scheduler.add(second)
     rows = scheduler.plan()
-    assert [(row.sequence, row.count) for row in rows] == [(first, 1), (second, 7)]
+    assert [(row.sequence, row.num_tokens) for row in rows] == [(first, 1), (second, 7)]
 
 
 def test_what_is_left_of_the_budget_goes_to_the_next_in_the_queue() -> None:
@@ -136,7 +147,7 @@ def test_a_budget_that_lets_prompts_starve_is_refused() -> None:
 
 
 def copies(rows: list[Row]) -> list[tuple[int, int, int | None]]:
-    return [(row.start, row.count, row.copies) for row in rows]
+    return [(row.start, row.num_tokens, row.copies) for row in rows]
 
 
 def test_choices_of_one_prompt_compute_it_once_and_their_last_token_each() -> None:
@@ -215,10 +226,14 @@ def test_a_request_is_fixed_to_its_version_with_its_first_slot() -> None:
 class SchedulerMachine(RuleBasedStateMachine):
     """Any order of arrivals, steps and aborts."""
 
+    stays_behind = False
+    """Whether a step's tokens are known after the next one is planned only."""
+
     def __init__(self) -> None:
         super().__init__()
         self.scheduler = Scheduler(num_slots=3, token_budget=7, max_waiting=4)
         self.alive: list[Sequence] = []
+        self.flying: list[Row] = []
 
     @rule(choices=st.integers(1, 4), length=st.integers(1, 30), max_tokens=st.integers(1, 5))
     def arrive(self, choices: int, length: int, max_tokens: int) -> None:
@@ -233,17 +248,28 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def step(self) -> None:
         rows = self.scheduler.plan()
-        assert sum(row.count for row in rows) <= self.scheduler.token_budget
-        assert bool(rows) == bool(self.alive)
+        assert sum(row.num_tokens for row in rows) <= self.scheduler.token_budget
+        assert bool(rows or any(not row.sequence.finished for row in self.flying)) == bool(
+            self.alive
+        )
         assert len({row.sequence.number for row in rows}) == len(rows)
-        singles = [row.count == 1 and row.start > 0 and row.samples for row in rows]
-        generating = [seq for seq in self.alive if 0 < seq.num_cached == len(seq.tokens) - 1]
+        singles = [row.num_tokens == 1 and row.start > 0 and row.samples for row in rows]
+        generating = [
+            seq
+            for seq in self.alive
+            if 0 < seq.num_cached == seq.num_tokens - 1
+            and seq.num_tokens < len(seq.prompt) + seq.sampling.max_tokens
+        ]
         assert {seq.number for seq in generating} <= {row.sequence.number for row in rows}
         assert all(singles[: len(generating)])
         for row in rows:
             self.check_source(row)
-        compute(rows)
+        launch(rows)
+        landing, self.flying = (self.flying, rows) if self.stays_behind else (rows, [])
+        land(landing)
         for sequence in [one for one in self.alive if one.finished]:
+            assert sequence.num_generated == sequence.sampling.max_tokens
+            assert sequence.num_pending == 0, "nothing was computed beyond the last token"
             self.finish(sequence)
 
     def check_source(self, row: Row) -> None:
@@ -281,13 +307,21 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Without new arrivals everything ends in a bounded number of steps."""
         tokens = sum(len(seq.prompt) + seq.sampling.max_tokens for seq in self.alive)
-        for _ in range(tokens):
+        for _ in range(2 * tokens if self.stays_behind else tokens):
             self.step()
         assert self.alive == []
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+class BehindMachine(SchedulerMachine):
+    """The same where the host is a step behind."""
+
+    stays_behind = True
+
+
+for machine in (SchedulerMachine, BehindMachine):
+    machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestAnyOrder: Any = SchedulerMachine.TestCase
+TestAnyOrderBehind: Any = BehindMachine.TestCase
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=8))
