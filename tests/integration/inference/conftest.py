@@ -15,7 +15,7 @@ import uvicorn
 
 from services.inference.app import create_app
 from services.inference.network import Network
-from services.inference.runtime import open_runtime
+from services.inference.runtime import Runtime, open_runtime
 from services.inference.service import InferenceService
 from shared.base.settings import Settings
 from shared.model.transformer import Transformer
@@ -58,7 +58,9 @@ class Site:
 
 
 @contextmanager
-def serve(folder: Path, **settings: Any) -> Iterator[Site]:
+def serve(
+    folder: Path, *, open_with: Callable[[Settings], Runtime] = open_runtime, **settings: Any
+) -> Iterator[Site]:
     """Run the service in this process."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -66,7 +68,7 @@ def serve(folder: Path, **settings: Any) -> Iterator[Site]:
         **{"data_dir": folder, "time_factor": 0.02, "device": "cpu", "num_threads": 1, **settings}
     )
     store = LocalStore(folder / "objects")
-    service = InferenceService(chosen, store, open_runtime(chosen), use_hints=False)
+    service = InferenceService(chosen, store, open_with(chosen), use_hints=False)
     config = uvicorn.Config(
         create_app(service, chosen), log_config=None, timeout_graceful_shutdown=2
     )

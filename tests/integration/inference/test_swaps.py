@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from services.inference.runtime import Runtime, open_runtime
+from shared.base.settings import Settings
 from tests.integration.inference.conftest import Site, serve
+from tests.support.generation import open_resident_on_cpu
 from tests.support.models import small_tokenizer
 from tests.support.serving import SMALL_MODELS, greedy_without_cache, random_model
 from tests.support.waiting import wait_until
@@ -83,14 +87,18 @@ async def read_all(site: Site, publish: list[int]) -> list[tuple[int, int, str]]
         return await asyncio.gather(*streams)
 
 
-def test_each_of_two_hundred_streams_is_one_versions_greedy_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("open_with", [open_runtime, open_resident_on_cpu])
+def test_each_of_two_hundred_streams_is_one_versions_greedy_answer(
+    tmp_path: Path, open_with: Callable[[Settings], Runtime]
+) -> None:
     models = {seed: random_model(SMALL_MODELS["arcee"], seed=seed) for seed in (1, 2)}
     expected = {
         (version, first): small_tokenizer().decode(greedy_without_cache(model, [first], TOKENS))
         for version, model in models.items()
         for first in range(5, 9)
     }
-    with serve(tmp_path, inference_slots=16, inference_queue=400) as site:
+    settings = {"inference_slots": 16, "inference_queue": 400}
+    with serve(tmp_path, open_with=open_with, **settings) as site:
         site.publish("demo", models[1])
         answers = asyncio.run(read_all(site, publish=[2]))
     assert len(answers) == STREAMS + 4

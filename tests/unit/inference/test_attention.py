@@ -220,6 +220,27 @@ def test_the_cuda_runtime_is_loaded_where_its_wheel_is(
     assert loaded == [str(library)]
 
 
+@settings(max_examples=30, deadline=None)
+@given(rows=layouts())
+def test_attention_over_lengths_that_only_the_device_knows_equals_the_twin(
+    rows: list[RowLayout],
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = [row._replace(query_length=1) for row in rows]
+    cache = KVCache(SHAPE, num_slots=SLOTS, order=SdpaBackend(), **ON_CPU)
+    for layer in (cache.keys[0], cache.values[0]):
+        layer.copy_(torch.randn(layer.shape, generator=generator))
+    q, k, v = torch.randn(3, len(rows), HEADS, HEAD_DIM, generator=generator)
+    slots = torch.tensor([row.slot for row in rows])
+    lengths = torch.tensor([row.key_length for row in rows])
+    step = SdpaBackend().fix(len(rows), cache).at(slots, lengths)
+    step.store(k, v, cache.keys[0], cache.values[0])
+    places = slots * CONTEXT + lengths - 1
+    assert torch.equal(cache.keys[0][places], k)
+    found = step.mix(q, cache.keys[0], cache.values[0])
+    assert (found - twin(rows, q, cache.keys[0], cache.values[0])).abs().max() < 1e-5
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_xformers_equals_sdpa_on_this_card() -> None:
