@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -157,7 +157,8 @@ def preload_cuda_runtime() -> None:
 
 
 def self_test(backend: XformersBackend, device: torch.device) -> None:
-    """Compare a generating batch and a mixed one with SDPA. Raises StartupError."""
+    """Compare generating batches, as the host and as the device lays them out, and a mixed one
+    with SDPA. Raises StartupError."""
     shape = KVShape(num_layers=1, num_heads=2, head_dim=64, context_length=320)
     generator = torch.Generator(device="cpu").manual_seed(0)
 
@@ -165,16 +166,24 @@ def self_test(backend: XformersBackend, device: torch.device) -> None:
         values = torch.randn(rows, shape.num_heads, shape.head_dim, generator=generator)
         return values.to(device, torch.bfloat16)
 
-    keys, values = (random(4 * shape.context_length) for _ in range(2))
+    cache = KVCache(shape, num_slots=4, order=backend, device=device, dtype=torch.bfloat16)
+    keys, values = (part[0].copy_(random(len(part[0]))) for part in (cache.keys, cache.values))
     decode = [RowLayout(slot=slot, query_length=1, key_length=7 + 90 * slot) for slot in (3, 0, 2)]
     mixed = [*decode, RowLayout(slot=1, query_length=33, key_length=50)]
-    for rows in (decode, mixed):
+    slots, lengths = (
+        torch.tensor(column, device=device)
+        for column in zip(*((row.slot, row.key_length) for row in decode), strict=True)
+    )
+    batches: list[tuple[list[RowLayout], Callable[[], StepAttention]]] = [
+        (decode, lambda: backend.prepare(decode, shape=shape, device=device)),
+        (decode, lambda: backend.fix(len(decode), cache).at(slots, lengths)),
+        (mixed, lambda: backend.prepare(mixed, shape=shape, device=device)),
+    ]
+    for rows, begin in batches:
         q = random(sum(row.query_length for row in rows))
+        expected = SdpaBackend().prepare(rows, shape=shape, device=device).mix(q, keys, values)
         try:
-            found, expected = (
-                one.prepare(rows, shape=shape, device=device).mix(q, keys, values)
-                for one in (backend, SdpaBackend())
-            )
+            found = begin().mix(q, keys, values)
         except (RuntimeError, ValueError, NotImplementedError) as error:
             raise StartupError(f"xformers refused its self-test: {error}. {HINT}") from error
         difference = (found.float() - expected.float()).abs().max().item()

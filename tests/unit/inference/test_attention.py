@@ -143,24 +143,31 @@ class FakeOps:
     def __init__(self, error: float = 0.0) -> None:
         self.used: list[str] = []
         self._error = error
-        bias = SimpleNamespace(from_seqlens=lambda **layout: layout)
+        bias = SimpleNamespace(from_seqlens=self._bias)
         self.fmha = SimpleNamespace(
             attn_bias=SimpleNamespace(BlockDiagonalCausalWithOffsetGappyKeysMask=bias),
             flash=SimpleNamespace(FwOp="flash"),
             triton_splitk=SimpleNamespace(FwOp_Map={1: "split-1", 4: "split-4", 16: "split-16"}),
         )
 
+    @staticmethod
+    def _bias(*, kv_seqstarts: list[int], kv_seqlen: list[int], **layout: Any) -> SimpleNamespace:
+        starts, lengths = (
+            torch.tensor(one, dtype=torch.int32) for one in (kv_seqstarts, kv_seqlen)
+        )
+        return SimpleNamespace(**layout, k_seqinfo=SimpleNamespace(seqstart=starts, seqlen=lengths))
+
     def memory_efficient_attention_forward(
-        self, q: Tensor, k: Tensor, v: Tensor, attn_bias: dict[str, Any], *, op: str
+        self, q: Tensor, k: Tensor, v: Tensor, attn_bias: SimpleNamespace, *, op: str
     ) -> Tensor:
         self.used.append(op)
-        *starts, end = attn_bias["kv_seqstarts"]
+        *starts, end = attn_bias.k_seqinfo.seqstart.tolist()
         assert k.shape[1] == v.shape[1] == end
         shape = KVShape(1, *k.shape[2:], math.gcd(*starts, end))
         rows = [
             RowLayout(slot=start // shape.context_length, query_length=num_q, key_length=num_k)
             for start, num_q, num_k in zip(
-                starts, attn_bias["q_seqlen"], attn_bias["kv_seqlen"], strict=True
+                starts, attn_bias.q_seqlen, attn_bias.k_seqinfo.seqlen.tolist(), strict=True
             )
         ]
         step = SdpaBackend().prepare(rows, shape=shape, device=CPU)
@@ -182,7 +189,24 @@ def test_each_kind_of_batch_names_its_operator() -> None:
 def test_the_self_test_runs_both_operators_and_passes_a_right_backend() -> None:
     ops = FakeOps()
     self_test(XformersBackend(cast(Any, ops)), CPU)
-    assert ops.used == ["split-4", "flash"]
+    assert ops.used == ["split-4", "split-4", "flash"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "context", "op"), [(4, 256, "split-1"), (4, 512, "split-4"), (128, 512, "split-1")]
+)
+def test_a_fixed_step_splits_keys_as_for_a_whole_slot_unless_its_rows_keep_the_card_busy(
+    rows: int, context: int, op: str
+) -> None:
+    ops = FakeOps()
+    backend = XformersBackend(cast(Any, ops))
+    shape = KVShape(num_layers=1, num_heads=HEADS, head_dim=HEAD_DIM, context_length=context)
+    cache = KVCache(shape, num_slots=rows + 1, order=backend, **ON_CPU)
+    slots = torch.arange(rows).flip(0)
+    step = backend.fix(rows, cache).at(slots, torch.full((rows,), 3))
+    q = torch.randn(rows, HEADS, HEAD_DIM)
+    step.mix(q, cache.keys[0], cache.values[0])
+    assert ops.used == [op]
 
 
 def test_the_self_test_refuses_a_wrong_backend() -> None:
