@@ -33,6 +33,8 @@ class Runtime:
     runner: Runner
     weights: WeightSets | None = None
     """Where versions are copied to; None where each is built anew."""
+    side: torch.cuda.Stream | None = None
+    """The stream that versions are loaded on, one for all of them."""
 
     def describe(self) -> dict[str, str]:
         """For health, metrics and the log."""
@@ -44,10 +46,7 @@ class Runtime:
 
     def beside(self) -> AbstractContextManager[object]:
         """Compute beside the engine and not in its queue, where the device can do that."""
-        if self.device.type != "cuda":
-            return nullcontext()
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        return torch.cuda.stream(stream)
+        return nullcontext() if self.side is None else torch.cuda.stream(self.side)
 
 
 def open_runtime(settings: Settings) -> Runtime:
@@ -97,6 +96,7 @@ def resident_runtime(
         budget=budget,
         runner=ResidentRunner(),
         weights=WeightSets(caches, attention, budget, capture, num_slots=num_slots),
+        side=torch.cuda.Stream(device) if device.type == "cuda" else None,  # type: ignore[no-untyped-call]
     )
 
 
