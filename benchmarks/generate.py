@@ -111,7 +111,7 @@ def with_cache(
     model: LoadedModel, prompts: Items[list[int]], new_tokens: int
 ) -> tuple[float, list[list[int]]]:
     """Seconds for the engine to answer all prompts at once, and the answers."""
-    runner: Runner = HostRunner() if model.resident is None else ResidentRunner()
+    runner: Runner = HostRunner() if model.resident is None else ResidentRunner(model.device)
     slots = model.cache.num_slots if model.resident is None else model.resident.table.scratch
     scheduler = Scheduler(num_slots=slots, token_budget=max(512, 2 * slots), max_waiting=slots)
     engine = Engine(scheduler, runner, lambda _: None, NoObserver())

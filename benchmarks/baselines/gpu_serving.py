@@ -70,7 +70,7 @@ def _runtime(device: torch.device, num_slots: int, *, graphs: bool) -> Runtime:
         device=device,
         dtype=torch.bfloat16 if is_cuda else torch.float32,
         attention=choose_on_cuda("auto", device) if is_cuda else SdpaBackend(),
-        capture=CudaGraphs() if is_cuda and graphs else recompute,
+        new_capture=CudaGraphs if is_cuda and graphs else lambda: recompute,
     )
 
 

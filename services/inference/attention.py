@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from services.inference.kv_cache import CacheSizes, KVCache, KVOrder, KVShape
+from services.inference.transfer import to_device
 
 MAX_SPAN_PER_ROW = 2
 """A slot that lies idle between busy ones is computed in vain; above this many slots for each
@@ -93,7 +94,7 @@ def slab_places(rows: Sequence[RowLayout], shape: KVShape, device: torch.device)
     for row in rows:
         end = row.slot * shape.context_length + row.key_length
         places += range(end - row.query_length, end)
-    return torch.tensor(places, device=device)
+    return to_device(places, device)
 
 
 class SlabStep:
@@ -263,7 +264,7 @@ def _decode(
         lengths[position] = row.key_length
     mask = None
     if min(lengths) < key_length:
-        limits = torch.tensor(lengths, device=device)[:, None, None, None]
+        limits = to_device(lengths, device)[:, None, None, None]
         mask = torch.arange(key_length, device=device) < limits
     in_order = relative == list(range(num_slots))
     return _Decode(
@@ -272,7 +273,7 @@ def _decode(
         num_slots=num_slots,
         context_length=context_length,
         key_length=key_length,
-        rows=None if in_order else torch.tensor(relative, device=device),
+        rows=None if in_order else to_device(relative, device),
         mask=mask,
     )
 

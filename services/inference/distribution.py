@@ -70,7 +70,7 @@ def filter_tokens(logits: Tensor, *, top_k: Tensor, top_p: Tensor, min_p: Tensor
     ranks = torch.arange(logits.shape[-1], device=logits.device)[None]
     dropped = (ranks >= top_k) | (probabilities < min_p * probabilities[:, :1])
     dropped |= (before >= top_p) & (top_p < 1)
-    dropped[:, 0] = False
+    dropped[:, 0].fill_(False)
     return logits.masked_fill(torch.zeros_like(dropped).scatter_(1, order, dropped), -torch.inf)
 
 

@@ -47,5 +47,7 @@ class Draining:
             if time.monotonic() < deadline:
                 return True
             self._users.retire(model)
+        if model is not None:
+            model.release()
         self._versions.pop(name, None)
         return False

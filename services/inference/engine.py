@@ -84,13 +84,14 @@ class Engine:
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._expire_at = 0.0
+        self._is_broken = False
         self.last_beat = time.monotonic()
         """When the loop last came round."""
 
     @property
     def is_running(self) -> bool:
-        """Whether the loop's thread lives."""
-        return self._thread.is_alive()
+        """Whether the loop's thread lives, and can compute."""
+        return self._thread.is_alive() and not self._is_broken
 
     @property
     def load(self) -> tuple[int, int]:
@@ -225,6 +226,7 @@ class Engine:
             flight = self._runner.launch(model, rows)
         except Exception:  # the boundary of the engine's thread: it must outlive any batch
             logger.exception("A step of %s:%s failed", model.name, model.version)
+            self._is_broken = not self._runner.is_usable()
             return _Launched(rows, None)
         with self._changed:
             for row in rows:
@@ -241,6 +243,7 @@ class Engine:
             outcomes = launched.flight.land()
         except Exception:  # as above: a device reports what failed when it is asked
             logger.exception("A step failed on its way")
+            self._is_broken = not self._runner.is_usable()
             return self._end_failed(rows)
         deltas = []
         with self._changed:  # an abort must not fall between the check and the change

@@ -29,6 +29,10 @@ class HostRunner:
 
     stays_behind = False
 
+    def is_usable(self) -> bool:
+        """See Runner."""
+        return True
+
     @torch.inference_mode()
     def launch(self, model: LoadedModel, rows: Sequence[Row]) -> _Landed:
         """See Runner."""

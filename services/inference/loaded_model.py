@@ -11,9 +11,9 @@ import torch
 from services.inference.attention import AttentionBackend, RowLayout
 from services.inference.kv_cache import KVCache
 from services.inference.network import Network, PackedBatch
-from services.inference.resident.transfer import to_device
 from services.inference.resident.weight_sets import Resident
 from services.inference.scheduler import Row
+from services.inference.transfer import to_device
 from shared.contracts.serving import ModelPointer
 from shared.text.tokenizer import Tokenizer
 
@@ -76,6 +76,11 @@ class LoadedModel:
         """What an answer depended on beside the request, as OpenAI's `system_fingerprint`."""
         digest = self.pointer.manifest_sha256[:8]
         return f"{self.name}:{self.version}-{digest}-{self.attention.name}-{self.device.type}"
+
+    def release(self) -> None:
+        """Nobody generates with this version any more, though its answers may still be read."""
+        if self.resident is not None:
+            self.resident.release()
 
     def understands(self, other: LoadedModel) -> bool:
         """Whether a request that was prepared for `other` can be answered by this version."""

@@ -44,5 +44,9 @@ class Runner(Protocol):
     """Whether a step may be launched before the tokens of the one before it are known. Rows then
     go on from a token that only the device has seen."""
 
+    def is_usable(self) -> bool:
+        """Whether the device still computes. Asked after a failure: some leave a GPU's process
+        unable to compute anything ever after."""
+
     def launch(self, model: LoadedModel, rows: Sequence[Row]) -> Flight:
         """Begin to compute one model's rows. Raises RuntimeError when that is not possible."""

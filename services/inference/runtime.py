@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -54,10 +55,12 @@ def open_runtime(settings: Settings) -> Runtime:
     torch.set_num_threads(settings.resolved_num_threads)
     device = _choose_device(settings)
     if device.type == "cuda":
-        capture = CudaGraphs() if settings.inference_cuda_graphs else recompute
-        attention = choose_on_cuda(settings.attention, device)
         return resident_runtime(
-            settings, device=device, dtype=torch.bfloat16, attention=attention, capture=capture
+            settings,
+            device=device,
+            dtype=torch.bfloat16,
+            attention=choose_on_cuda(settings.attention, device),
+            new_capture=CudaGraphs if settings.inference_cuda_graphs else lambda: recompute,
         )
     return _host_runtime(settings, device, choose_on_cpu(settings.attention))
 
@@ -82,7 +85,7 @@ def resident_runtime(
     device: torch.device,
     dtype: torch.dtype,
     attention: SlabBackend,
-    capture: Capture,
+    new_capture: Callable[[], Capture],
 ) -> Runtime:
     """A runtime whose tokens stay on `device`. One slot of its caches is scratch."""
     num_slots = settings.inference_slots
@@ -94,8 +97,8 @@ def resident_runtime(
         attention=attention,
         caches=caches,
         budget=budget,
-        runner=ResidentRunner(),
-        weights=WeightSets(caches, attention, budget, capture, num_slots=num_slots),
+        runner=ResidentRunner(device),
+        weights=WeightSets(caches, attention, budget, new_capture, num_slots=num_slots),
         side=torch.cuda.Stream(device) if device.type == "cuda" else None,  # type: ignore[no-untyped-call]
     )
 

@@ -2,7 +2,8 @@
 
 Every operator is named: xformers' own dispatch may find none, or change its mind between releases.
 Batches with prompts run FlashAttention-2, the only operator of the PyPI wheels that takes gappy
-keys with differing query lengths; pure generation runs Triton's split-K kernel.
+keys with differing query lengths. Pure generation runs Triton's split-K kernel, which is compiled
+anew for every number of rows and every longest length it is told: it is told a whole slot's.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from shared.base.errors import StartupError
 HINT = "Install the `cuda` extra, or set RYANGPT_ATTENTION=sdpa to do without xformers."
 TOLERANCE = 2e-2
 """Largest difference to SDPA that bfloat16 explains, for values of unit variance."""
+LARGEST_CACHE = 2**31 - 1
+"""Numbers in one layer's keys: the split-K kernel counts with 32 bits."""
 SPLIT_OF_LENGTH = ((256, 1), (2048, 4))
 """Longest key length and split of the kernel; beyond them 16. More splits keep more of the card
 busy when few rows are long, and cost a second kernel."""
@@ -64,24 +67,23 @@ class XformersBackend(SlabOrder):
             kv_seqlen=[row.key_length for row in rows],
             device=device,
         )
-        op = self._operator(rows)
 
         def mix(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             out: Tensor = self._ops.memory_efficient_attention_forward(
-                q[None], keys[None, :end], values[None, :end], attn_bias=bias, op=op
+                q[None], keys[None, :end], values[None, :end], attn_bias=bias, op=self._prefill_op
             )
             return out[0]
 
         return SlabStep(mix, slab_places(rows, shape, device))
 
     def fix(self, num_rows: int, cache: KVCache) -> FixedXformers:
-        """See SlabBackend."""
+        """See SlabBackend. Raises StartupError for a cache that the kernel cannot address."""
+        if max(map(len, cache.keys)) * cache.keys[0][0].numel() > LARGEST_CACHE:
+            raise StartupError(
+                f"A layer's keys have more than {LARGEST_CACHE} numbers, which xformers cannot "
+                "address; lower RYANGPT_INFERENCE_SLOTS."
+            )
         return FixedXformers(self._ops, self._bias, self._decode_ops, num_rows, cache)
-
-    def _operator(self, rows: Sequence[RowLayout]) -> Any:
-        if any(row.query_length > 1 for row in rows):
-            return self._prefill_op
-        return self._decode_ops[split_of(max(row.key_length for row in rows))]
 
 
 class FixedXformers:

@@ -15,31 +15,28 @@ import xformers.ops.fmha as fmha
 from torch import Tensor
 from xformers.ops.fmha.common import Inputs
 
-from services.inference.attention import RowLayout, SdpaBackend, SlabOrder, StepAttention
+from services.inference.attention import FixedAttention, RowLayout, SdpaBackend
 from services.inference.kv_cache import KVCache, KVShape
 from services.inference.xformers_attention import XformersBackend
 
-CONTEXT, SLOTS, HEADS, HEAD_DIM = 192, 6, 5, 64
-SHAPE = KVShape(num_layers=1, num_heads=HEADS, head_dim=HEAD_DIM, context_length=CONTEXT)
+SLOTS, HEADS, HEAD_DIM = 6, 5, 64
 TOLERANCE = 3e-3
 """What half precision explains, for values of unit variance."""
-CASES = {
-    "one row": [(0, 1)],
-    "first tokens": [(2, 1), (0, 1)],
-    "slots in any order": [(4, 5), (0, 70), (2, 128)],
-    "a full context": [(5, CONTEXT), (1, 63), (3, 64)],
-    "every slot": [(slot, 17 + 31 * slot) for slot in range(SLOTS)],
-    "more than one split": [(1, CONTEXT), (2, 9)],
-}
-
-FIXED = [
-    [(4, 5), (0, 70), (5, 1), (3, 1)],
-    [(4, 6), (0, 71), (5, 1), (3, 2)],
-    [(1, CONTEXT), (3, 128), (2, 64), (0, 2)],
-]
-"""Rows that move on, lie elsewhere and grow to a whole context."""
+CONTEXTS = {192: "one split", 320: "four splits"}
+STEPS = (
+    [[(0, 1)]],
+    [[(2, 1), (0, 1)]],
+    [[(5, 192), (1, 63), (3, 64)]],
+    [[(slot, 17 + 31 * slot) for slot in range(SLOTS)]],
+    [
+        [(4, 5), (0, 70), (5, 1), (3, 1)],
+        [(4, 6), (0, 71), (5, 1), (3, 2)],
+        [(1, 192), (3, 128), (2, 64), (0, 2)],
+    ],
+)
+"""Steps one after another over the same tensors: first tokens, slots in any order, whole contexts,
+every slot, and rows that move on and then lie elsewhere. A row is a slot and its length."""
 CPU = torch.device("cpu")
-WHERE: Any = {"shape": SHAPE, "device": CPU}
 
 
 def forward(q: Any, k: Any, v: Any, *, attn_bias: Any, op: Any) -> Any:
@@ -50,59 +47,48 @@ def forward(q: Any, k: Any, v: Any, *, attn_bias: Any, op: Any) -> Any:
     return op.apply(inputs, needs_gradient=False)[0].reshape(q.shape)
 
 
-class ManySplits(XformersBackend):
-    """Takes the kernel that splits long rows whatever their length."""
-
-    def _operator(self, rows: Any) -> Any:
-        return self._decode_ops[4]
-
-
 class Comparison:
     """Queries over one filled cache, by the kernel in half precision and by SDPA in float32."""
 
-    def __init__(self) -> None:
+    def __init__(self, context_length: int) -> None:
+        shape = KVShape(
+            num_layers=1, num_heads=HEADS, head_dim=HEAD_DIM, context_length=context_length
+        )
+        self._shape = shape
         self._generator = torch.Generator().manual_seed(0)
-        self._ops: Any = SimpleNamespace(fmha=fmha, memory_efficient_attention_forward=forward)
-        self._filled = [self._random(SLOTS * CONTEXT) for _ in range(2)]
-        self.worst = 0.0
+        ops: Any = SimpleNamespace(fmha=fmha, memory_efficient_attention_forward=forward)
+        self._backend = XformersBackend(ops)
+        self._cache = KVCache(
+            shape, num_slots=SLOTS, order=self._backend, device=CPU, dtype=torch.half
+        )
+        self._filled = [self._random(SLOTS * context_length) for _ in range(2)]
 
-    def compare(self, name: str, case: list[tuple[int, int]]) -> None:
-        """A step that the host lays out."""
-        rows, q = _rows(case), self._random(len(case))
-        kind = ManySplits if "split" in name else XformersBackend
-        self._judge(name, kind(self._ops).prepare(rows, **WHERE), rows, q)
+    def worst(self, steps: list[list[tuple[int, int]]]) -> float:
+        """The largest difference in steps that follow one another as in a CUDA graph."""
+        fixed = self._backend.fix(len(steps[0]), self._cache)
+        return max(self._difference(fixed, step) for step in steps)
 
-    def compare_fixed(self, name: str, cases: list[list[tuple[int, int]]]) -> None:
-        """Steps one after another over the same tensors, as a CUDA graph would run them."""
-        cache = KVCache(SHAPE, num_slots=SLOTS, order=SlabOrder(), device=CPU, dtype=torch.half)
-        fixed = XformersBackend(self._ops).fix(len(cases[0]), cache)
-        for number, case in enumerate(cases):
-            slots, lengths = torch.tensor(case).unbind(1)
-            q = self._random(len(case))
-            self._judge(f"{name} {number}", fixed.at(slots, lengths), _rows(case), q)
-
-    def _judge(self, name: str, step: StepAttention, rows: list[RowLayout], q: Tensor) -> None:
-        found = step.mix(q.half(), *(part.half() for part in self._filled))
-        expected = SdpaBackend().prepare(rows, **WHERE).mix(q, *self._filled)
-        difference = (found.float() - expected).abs().max().item()
-        sys.stdout.write(f"{name}: {difference:.2e}\n")
-        self.worst = max(self.worst, difference)
+    def _difference(self, fixed: FixedAttention, step: list[tuple[int, int]]) -> float:
+        rows = [RowLayout(slot=slot, query_length=1, key_length=length) for slot, length in step]
+        q = self._random(len(rows))
+        slots, lengths = torch.tensor(step).unbind(1)
+        found = fixed.at(slots, lengths).mix(q.half(), *(part.half() for part in self._filled))
+        twin = SdpaBackend().prepare(rows, shape=self._shape, device=CPU)
+        return (found.float() - twin.mix(q, *self._filled)).abs().max().item()
 
     def _random(self, rows: int) -> Tensor:
         return torch.randn(rows, HEADS, HEAD_DIM, generator=self._generator)
 
 
-def _rows(case: list[tuple[int, int]]) -> list[RowLayout]:
-    return [RowLayout(slot=slot, query_length=1, key_length=length) for slot, length in case]
-
-
 def main() -> None:
     """Compare all cases; exits with 1 when one is off by more than half precision explains."""
-    comparison = Comparison()
-    for name, case in CASES.items():
-        comparison.compare(name, case)
-    comparison.compare_fixed("fixed", FIXED)
-    sys.exit(not comparison.worst < TOLERANCE)
+    found = []
+    for context_length, name in CONTEXTS.items():
+        comparison = Comparison(context_length)
+        for number, steps in enumerate(STEPS):
+            found.append(comparison.worst(steps))
+            sys.stdout.write(f"{name}, case {number}: {found[-1]:.2e}\n")
+    sys.exit(not max(found) < TOLERANCE)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,11 @@ def open_resident_on_cpu(settings: Settings) -> Runtime:
     """The runtime of a CUDA device on the CPU: all of it but graphs and asynchronous copies."""
     torch.set_num_threads(settings.resolved_num_threads)
     return resident_runtime(
-        settings, device=CPU, dtype=torch.float32, attention=SdpaBackend(), capture=recompute
+        settings,
+        device=CPU,
+        dtype=torch.float32,
+        attention=SdpaBackend(),
+        new_capture=lambda: recompute,
     )
 
 

@@ -18,7 +18,7 @@ from services.inference.kv_cache import KVCache
 from services.inference.network import Network, PackedBatch
 from services.inference.resident.sampling import Effort, sample_slots
 from services.inference.resident.slot_table import SlotTable
-from services.inference.resident.transfer import to_device
+from services.inference.transfer import to_device
 
 Run = Callable[[], None]
 
@@ -43,24 +43,32 @@ class CudaGraphs:
     """Runs before a capture: kernels are compiled and libraries make their handles."""
 
     def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-        # One for all: libraries keep 32 MiB of working memory for every stream they have run on.
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._begin()
 
     def __call__(self, compute: Run) -> Run:
         """See Capture. Other threads may compute on other streams meanwhile."""
-        stream = self._stream
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(self.WARM_UPS):
-                compute()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
-        ):
+        for _ in range(self.WARM_UPS):
             compute()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                compute()
+        except Exception:
+            self._begin()  # a pool with an unfinished capture refuses every other one
+            raise
         return graph.replay
+
+    def _begin(self) -> None:
+        """A pool, and a stream that nothing but captures runs on.
+
+        Libraries keep working memory for each stream, and a graph goes on using that of the stream
+        it was captured on: nobody else may. Streams of another priority come from a set of their
+        own, and graphs run with it.
+        """
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(priority=-1)  # type: ignore[no-untyped-call]
 
 
 class DecodeStep:

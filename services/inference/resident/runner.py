@@ -16,16 +16,26 @@ from services.inference.loaded_model import BatchRow, LoadedModel
 from services.inference.resident.sampling import effort_of, sample_slots
 from services.inference.resident.scores import Scores, read_scores, score_drawn, score_prompts
 from services.inference.resident.slot_table import Admission
-from services.inference.resident.transfer import Arrival, to_device
 from services.inference.resident.weight_sets import Resident
 from services.inference.runner import Drawn, Outcome
 from services.inference.scheduler import Row
+from services.inference.transfer import Arrival, to_device
 
 
 class ResidentRunner:
     """See the module. Called by one thread."""
 
     stays_behind = True
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def is_usable(self) -> bool:
+        """See Runner."""
+        try:
+            return int(torch.ones(1, device=self._device).sum()) == 1
+        except RuntimeError:
+            return False
 
     @torch.inference_mode()
     def launch(self, model: LoadedModel, rows: Sequence[Row]) -> _ResidentFlight:

@@ -1,7 +1,7 @@
 """Next tokens of slots, drawn and kept on the device. Knows no network and nothing of the host.
 
-The same choice as `sampler.sample` makes, from the same functions; written so that no value is
-looked at on the host, and therefore fit for a CUDA graph. B rows, V tokens in the vocabulary.
+The same choice as `sampler.sample` makes, from the same functions; written so that no value goes to
+the host or comes from it, and therefore fit for a CUDA graph. B rows, V tokens in the vocabulary.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _count(chosen: Tensor, slots: Tensor, table: SlotTable) -> None:
     entries = slots * table.vocab_size + chosen
     answered, seen = table.answered.view(-1), table.seen.view(-1)
     answered[entries] = answered[entries] + 1
-    seen[entries] = True
+    seen.index_fill_(0, entries, True)
 
 
 def _shape(logits: Tensor, slots: Tensor, table: SlotTable) -> Tensor:

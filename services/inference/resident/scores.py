@@ -8,9 +8,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from services.inference.distribution import find_logprobs, list_logprobs
-from services.inference.resident.transfer import to_device
 from services.inference.scheduler import Row
 from services.inference.sequence import TokenLogprobs
+from services.inference.transfer import to_device
 
 
 class Scores(NamedTuple):

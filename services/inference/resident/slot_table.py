@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from services.inference.resident.transfer import to_device
 from services.inference.sequence import SamplingParams
+from services.inference.transfer import to_device
 
 NUMBERS = ("temperature", "top_p", "min_p", "repetition", "frequency", "presence")
 COUNTS = ("seed", "top_k", "min_tokens")
@@ -105,9 +105,9 @@ class SlotTable:
         floats = to_device(numbers, self._device, torch.float32)
         self._numbers[:, slots] = floats.view(len(NUMBERS), -1)
         self._counts[:, slots] = self._on_device(counts).view(len(COUNTS), -1)
-        self.num_generated[slots] = 0
+        self.num_generated.index_fill_(0, slots, 0)
         for dense in (self.answered, self.seen, self.bias, self.ends):
-            dense[slots] = 0
+            dense.index_fill_(0, slots, 0)
         for one in admissions:
             self._fill(one)
             self._holders[one.slot] = one.number
@@ -116,13 +116,13 @@ class SlotTable:
         """The entries of (S, V) tensors that a sequence's wishes make use of."""
         _, slot, params, prompt = admission
         if params.penalizes:
-            self.seen[slot, self._on_device(prompt)] = True
+            self.seen[slot].index_fill_(0, self._on_device(prompt), True)
         if params.logit_bias:
             ids, values = zip(*params.logit_bias, strict=True)
             added = to_device(values, self._device, torch.float32)
             self.bias[slot].index_add_(0, self._on_device(ids), added)
         if params.min_tokens and params.end_ids:
-            self.ends[slot, self._on_device(sorted(params.end_ids))] = True
+            self.ends[slot].index_fill_(0, self._on_device(sorted(params.end_ids)), True)
 
     def _on_device(self, values: Sequence[int]) -> Tensor:
         return to_device(values, self._device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -37,13 +37,20 @@ class WeightSet:
     steps: Mapping[tuple[int, Effort], DecodeStep]
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Resident:
-    """A version's hold on a set; the set is idle again when this is gone."""
+    """A version's hold on a set; the set is idle again when this is released or gone."""
 
     name: str
     weights: WeightSet
     group: _Group
+    release: weakref.finalize[..., Resident] = field(init=False)
+    """To be called when nobody generates with the version any more, whoever still looks at it."""
+
+    def __post_init__(self) -> None:
+        # Without a lock: it may run anywhere, also in the midst of `load`.
+        self.release = weakref.finalize(self, self.group.idle.append, self.weights)
+        self.release.atexit = False
 
     @property
     def network(self) -> Network:
@@ -66,22 +73,21 @@ class _Group:
 
     cache: KVCache
     table: SlotTable
+    capture: Capture
     idle: deque[WeightSet] = field(default_factory=deque)
     num_sets: int = 0
     leases: weakref.WeakSet[Resident] = field(default_factory=weakref.WeakSet)
 
     def num_lacking(self, name: str) -> int:
         """Sets to make before a version of `name` is loaded: one a model and one to swap."""
-        wanted = len({name, *(lease.name for lease in self.leases)}) + 1
+        held = {lease.name for lease in self.leases if lease.release.alive}
+        wanted = len(held | {name}) + 1
         return max(wanted - self.num_sets, 0 if self.idle else 1)
 
     def lease(self, name: str) -> Resident:
         """Take an idle set. Raises IndexError when there is none."""
-        weights = self.idle.popleft()
-        resident = Resident(name, weights, self)
+        resident = Resident(name, self.idle.popleft(), self)
         self.leases.add(resident)
-        # Without a lock: it may run anywhere, also in the midst of `load`.
-        weakref.finalize(resident, self.idle.append, weights).atexit = False
         return resident
 
 
@@ -93,14 +99,15 @@ class WeightSets:
         caches: KVCachePool,
         attention: SlabBackend,
         budget: MemoryBudget,
-        capture: Capture,
+        new_capture: Callable[[], Capture],
         *,
         num_slots: int,
     ) -> None:
+        """`new_capture` is asked once for each shape, whose graphs live and die together."""
         self._caches = caches
         self._attention = attention
         self._budget = budget
-        self._capture = capture
+        self._new_capture = new_capture
         self._num_slots = num_slots
         self._lock = threading.Lock()
         self._groups: weakref.WeakValueDictionary[ModelConfig, _Group] = (
@@ -119,7 +126,7 @@ class WeightSets:
             if group is None:
                 cache = self._caches.cache_for(config)
                 table = SlotTable(self._num_slots, config.vocab_size, cache.device)
-                group = self._groups[config] = _Group(cache, table)
+                group = self._groups[config] = _Group(cache, table, self._new_capture())
             for _ in range(lacking):
                 group.idle.append(self._make(config, state, group))
                 group.num_sets += 1
@@ -142,7 +149,7 @@ class WeightSets:
                 group.cache,
                 group.table,
                 self._attention,
-                self._capture,
+                group.capture,
                 num_rows=num_rows,
                 effort=effort,
             )

@@ -174,22 +174,35 @@ class FakeOps:
         return step.mix(q[0], k[0], v[0])[None] + self._error
 
 
-def test_each_kind_of_batch_names_its_operator() -> None:
+def test_a_batch_that_the_host_lays_out_never_compiles_a_kernel() -> None:
     ops = FakeOps()
     backend = XformersBackend(cast(Any, ops))
     keys, values = torch.randn(2, 2 * 4096, HEADS, HEAD_DIM)
     shape = KVShape(num_layers=1, num_heads=HEADS, head_dim=HEAD_DIM, context_length=4096)
-    for query_length, key_length in ((1, 256), (1, 257), (1, 2048), (1, 2049), (2, 2)):
+    for query_length, key_length in ((1, 1), (1, 257), (2, 2)):
         rows = [RowLayout(slot=1, query_length=query_length, key_length=key_length)]
         q = torch.randn(query_length, HEADS, HEAD_DIM)
         backend.prepare(rows, shape=shape, device=CPU).mix(q, keys, values)
-    assert ops.used == ["split-1", "split-4", "split-4", "split-16", "flash"]
+    assert ops.used == ["flash"] * 3
+
+
+def test_a_cache_that_the_kernel_cannot_address_is_refused() -> None:
+    backend = XformersBackend(cast(Any, FakeOps()))
+    shape = KVShape(num_layers=1, num_heads=16, head_dim=128, context_length=2048)
+
+    def cache(num_slots: int) -> KVCache:
+        where: Any = {"device": torch.device("meta"), "dtype": torch.bfloat16}
+        return KVCache(shape, num_slots=num_slots, order=backend, **where)
+
+    assert backend.fix(2, cache(511)) is not None
+    with pytest.raises(StartupError, match="lower RYANGPT_INFERENCE_SLOTS"):
+        backend.fix(2, cache(512))
 
 
 def test_the_self_test_runs_both_operators_and_passes_a_right_backend() -> None:
     ops = FakeOps()
     self_test(XformersBackend(cast(Any, ops)), CPU)
-    assert ops.used == ["split-4", "split-4", "flash"]
+    assert ops.used == ["flash", "split-4", "flash"]
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from services.inference.attention import SdpaBackend
 from services.inference.resident.decode_step import Capture, CudaGraphs, recompute
-from services.inference.resident.transfer import Arrival
 from services.inference.runtime import Runtime, resident_runtime
+from services.inference.transfer import Arrival
 from shared.base.settings import Settings
 from tests.support.generation import ResidentBench, answer_ids
 from tests.support.serving import SMALL_MODELS, greedy_without_cache, random_model
@@ -25,21 +27,25 @@ WISHES = [
 ]  # fmt: skip
 
 
-def bench_with(capture: Capture) -> ResidentBench:
+def bench_with(new_capture: Callable[[], Capture]) -> ResidentBench:
     """An engine on the device in float32, so that its tokens are those of the CPU."""
 
     class OnDevice(ResidentBench):
         @staticmethod
         def open_runtime(settings: Settings) -> Runtime:
             return resident_runtime(
-                settings, device=CUDA, dtype=torch.float32, attention=SdpaBackend(), capture=capture
+                settings,
+                device=CUDA,
+                dtype=torch.float32,
+                attention=SdpaBackend(),
+                new_capture=new_capture,
             )
 
     return OnDevice(num_slots=5)
 
 
-def answers(capture: Capture) -> list[list[int]]:
-    bench = bench_with(capture)
+def answers(new_capture: Callable[[], Capture]) -> list[list[int]]:
+    bench = bench_with(new_capture)
     loaded = bench.load(ONE)
     sequences = []
     for number, wishes in enumerate(WISHES * 2):
@@ -50,13 +56,13 @@ def answers(capture: Capture) -> list[list[int]]:
 
 
 def test_captured_steps_draw_what_their_operators_draw() -> None:
-    found = answers(CudaGraphs())
-    assert found == answers(recompute)
+    found = answers(CudaGraphs)
+    assert found == answers(lambda: recompute)
     assert found[0] == greedy_without_cache(ONE, [5, 6], 15)
 
 
 def test_captured_steps_compute_with_the_weights_that_were_copied_in_afterwards() -> None:
-    bench = bench_with(CudaGraphs())
+    bench = bench_with(CudaGraphs)
     old = bench.load(ONE)
     begun = bench.add(old, [5, 6])
     for _ in range(4):

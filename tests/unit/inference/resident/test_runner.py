@@ -11,6 +11,7 @@ from services.inference.resident.slot_table import SlotTable
 from services.inference.sequence import Delta, FinishReason, Sequence
 from tests.support.generation import EngineBench, ResidentBench, answer_ids
 from tests.support.serving import SMALL_MODELS, greedy_without_cache, random_model
+from tests.support.waiting import wait_until
 
 MODEL = random_model(SMALL_MODELS["llama"])
 WISHES: list[dict[str, Any]] = [
@@ -120,6 +121,28 @@ def test_what_fails_on_its_way_ends_its_requests_and_no_others() -> None:
     assert lost.finish_reason is FinishReason.ERROR
     assert answer_ids(kept) == greedy_without_cache(MODEL, [6], 5)
     assert bench.engine.load == (0, 0)
+
+
+def no_memory(*_: Any) -> None:
+    raise RuntimeError("no memory")
+
+
+def test_a_device_that_computes_no_more_is_no_running_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some failures leave a GPU's process useless: it should be started again."""
+    bench = ResidentBench()
+    loaded = bench.load(MODEL)
+    monkeypatch.setattr(loaded.network, "forward", no_memory)
+    bench.engine.start()
+    try:
+        for is_usable in (True, False):
+            monkeypatch.setattr(bench.runtime.runner, "is_usable", lambda answer=is_usable: answer)
+            lost = bench.add(loaded, [5])
+            wait_until(lambda one=lost: one.finished, "the request has failed")
+            assert bench.engine.is_running is is_usable
+    finally:
+        bench.engine.stop()
 
 
 def test_padding_rows_touch_scratch_alone() -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from services.inference.attention import SdpaBackend
+from services.inference.draining import Draining
 from services.inference.kv_cache import KVCachePool
 from services.inference.memory import MemoryBudget, OverBudgetError
 from services.inference.resident.weight_sets import WeightSets
@@ -39,7 +40,7 @@ class Counted:
         self.budget = MemoryBudget(limit, self.caches)
         self.captured = 0
         self.sets = WeightSets(
-            self.caches, attention, self.budget, self._capture, num_slots=NUM_SLOTS
+            self.caches, attention, self.budget, lambda: self._capture, num_slots=NUM_SLOTS
         )
 
     def _capture(self, compute: Callable[[], None]) -> Callable[[], None]:
@@ -134,6 +135,27 @@ def test_each_request_is_answered_by_the_version_that_it_began_with() -> None:
     last = bench.add(third, [5, 6], max_tokens=20)
     bench.finish()
     assert answer_ids(last) == greedy_without_cache(THREE, [5, 6], 20)
+
+
+def test_a_version_that_has_drained_gives_its_set_back_though_somebody_still_reads() -> None:
+    bench = ResidentBench(num_slots=NUM_SLOTS)
+    old, new = bench.load(ONE), bench.load(TWO, version=2)
+    read_slowly = bench.add(old, [5], max_tokens=3)
+    bench.engine.step()
+    draining = Draining(bench.engine, seconds=3600)
+    draining.begin(old, new)
+    assert draining.blocks("m")
+    bench.finish()
+    assert not draining.blocks("m")
+    assert read_slowly.model is old
+    third = bench.load(THREE, version=3)
+    assert third.network is old.network
+    last = bench.add(third, [5], max_tokens=9)
+    bench.finish()
+    assert answer_ids(last) == greedy_without_cache(THREE, [5], 9)
+    old.release()
+    assert third.resident is not None
+    assert not third.resident.group.idle, "what was given back twice would be filled twice"
 
 
 def test_published_versions_go_through_the_sets_and_a_bad_one_changes_nothing(
