@@ -102,8 +102,8 @@ class Network:
     ) -> Tensor:
         heads, head_dim = self.config.num_heads, self.config.head_dim
         qkv = layer.qkv(self._norm(x)).view(-1, 3 * heads, head_dim)
-        _turn(qkv[:, : 2 * heads], turns)
-        q, k, v = qkv[:, :heads], qkv[:, heads : 2 * heads], qkv[:, 2 * heads :]
+        _turn(qkv.narrow(1, 0, 2 * heads), turns)
+        q, k, v = qkv.chunk(3, 1)
         keys, values = cache.keys[number], cache.values[number]
         batch.attention.store(k, v, keys, values)
         return batch.attention.mix(q, keys, values).reshape(-1, heads * head_dim)
