@@ -89,7 +89,13 @@ def load(model: Transformer, runtime: Runtime, *, num_slots: int) -> LoadedModel
     return LoadedModel(
         pointer=pointer,
         tokenizer=cast(Tokenizer, None),  # the engine is given ids and needs none
-        network=Network(model.config, model.state_dict(), device=device, dtype=runtime.dtype),
+        network=Network(
+            model.config,
+            model.state_dict(),
+            device=device,
+            dtype=runtime.dtype,
+            weights=runtime.weights,
+        ),
         cache=runtime.caches.one_off(shape, num_slots=num_slots),
         attention=runtime.attention,
         device=device,

@@ -44,6 +44,8 @@ ROLES = (FileRole.MODEL, FileRole.TOKENIZER)
 LOSS_TOLERANCE = {torch.float32: 0.002, torch.bfloat16: 0.05}
 """How far the loss of the test text may be from the trainer's, in nats a token (and, above one nat,
 as a share of it). Other kernels differ in the fifth digit, bfloat16 in the second."""
+INT8_LOSS_TOLERANCE = 0.02
+"""The same for rounded weights, which differ in the third or fourth."""
 
 
 class LoadStage(StrEnum):
@@ -89,6 +91,7 @@ class ModelLoader:
             load_state(folder / MODEL_WEIGHTS),
             device=runtime.device,
             dtype=runtime.dtype,
+            weights=runtime.weights,
         )
         model = LoadedModel(
             pointer=pointer,
@@ -169,8 +172,10 @@ class ModelLoader:
                 f"{model.name}:{model.version} computes NaN or infinity for a test text."
             )
         found = mean_loss(logits, ids)
-        tolerance = LOSS_TOLERANCE[self._runtime.dtype] * max(1.0, found)
-        if expected is not None and abs(found - expected) > tolerance:
+        tolerance = LOSS_TOLERANCE[self._runtime.dtype]
+        if self._runtime.weights == "int8":
+            tolerance = INT8_LOSS_TOLERANCE
+        if expected is not None and abs(found - expected) > tolerance * max(1.0, found):
             raise IntegrityError(
                 f"{model.name}:{model.version} has a loss of {found:.4f} on the test text, and its "
                 f"trainer found {expected:.4f}: what is computed here is another model."

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from services.inference.attention import StepAttention
 from services.inference.kv_cache import KVCache
-from services.inference.matrix import Matrix, lay_out
+from services.inference.matrix import Matrix, WeightType, int8_bytes, lay_out
 from services.inference.norm import make_norm
 from shared.base.errors import IntegrityError
 from shared.contracts.model_config import ModelConfig
@@ -56,16 +56,23 @@ class Network:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        weights: WeightType = "auto",
     ) -> None:
-        """Lay out `state` (Hugging Face's names). Raises IntegrityError for what does not fit."""
+        """Lay out `state` (Hugging Face's names). Raises IntegrityError for what does not fit.
+
+        `weights` is the type of the layers' matrices; embedding and head are of `dtype`.
+        """
         self.config = config
+        self.weights = weights
         self._norm = make_norm(config.d_model, config.norm_eps, device)
-        weights = _Weights(state, device, dtype, norm_factor=self._norm.factor)
-        self._embedding = weights.plain("model.embed_tokens.weight", config.vocab_size, config)
-        self._layers = [_load_layer(weights, config, n) for n in range(config.num_layers)]
+        factor = self._norm.factor
+        source = _Weights(state, device, dtype, norm_factor=factor)
+        self._embedding = source.plain("model.embed_tokens.weight", config.vocab_size, config)
+        layers = _Weights(state, device, dtype, norm_factor=factor, weights=weights)
+        self._layers = [_load_layer(layers, config, n) for n in range(config.num_layers)]
         head = "model.embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"
-        gain = weights.gain("model.norm.weight", config)
-        self._head = weights.matrix((head,), config.vocab_size, config.d_model, gain)
+        gain = source.gain("model.norm.weight", config)
+        self._head = source.matrix((head,), config.vocab_size, config.d_model, gain)
         self._turns = torch.complex(*rope_tables(config, device=device))[:, None]
 
     @property
@@ -116,11 +123,16 @@ class Network:
         return F.relu_(hidden).square_()
 
 
-def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+def weight_bytes(config: ModelConfig, dtype: torch.dtype, weights: WeightType = "auto") -> int:
     """`num_bytes` of a network that is not built yet."""
     copied_head = config.vocab_size * config.d_model if config.tie_embeddings else 0
     gains = (2 * config.num_layers + 1) * config.d_model  # are laid into the matrices
-    return (config.num_parameters + copied_head - gains) * dtype.itemsize
+    if weights == "auto":
+        return (config.num_parameters + copied_head - gains) * dtype.itemsize
+    inputs = 2 * config.d_ff if config.family == "llama" else config.d_ff
+    from_d_model = int8_bytes(4 * config.d_model + inputs, config.d_model)
+    layer = from_d_model + int8_bytes(config.d_model, config.d_ff)
+    return 2 * config.vocab_size * config.d_model * dtype.itemsize + config.num_layers * layer
 
 
 def _turn(x: Tensor, turns: Tensor) -> None:
@@ -148,7 +160,9 @@ class _Weights:
         dtype: torch.dtype,
         *,
         norm_factor: float,
+        weights: WeightType = "auto",
     ) -> None:
+        self._weights = weights
         self._state = state
         self._device = device
         self._dtype = dtype
@@ -183,7 +197,7 @@ class _Weights:
         joined = torch.cat(parts) if len(parts) > 1 else parts[0]
         if gain is not None:
             joined = joined * gain
-        return lay_out(joined.to(self._device, self._dtype))
+        return lay_out(joined.to(self._device, self._dtype), self._weights)
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         tensor = self._state.get(name)

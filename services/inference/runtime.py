@@ -9,6 +9,7 @@ import torch
 from services.inference.attention import AttentionBackend, choose_attention
 from services.inference.bag_attention import BagBackend
 from services.inference.kv_cache import KVCachePool
+from services.inference.matrix import WeightType, has_fast_int8
 from services.inference.memory import MemoryBudget
 from shared.base.errors import StartupError
 from shared.base.settings import Settings
@@ -20,15 +21,18 @@ class Runtime:
 
     device: torch.device
     dtype: torch.dtype
+    weights: WeightType
     attention: AttentionBackend
     caches: KVCachePool
     budget: MemoryBudget
 
     def describe(self) -> dict[str, str]:
         """For health, metrics and the log."""
+        dtype = str(self.dtype).removeprefix("torch.")
         return {
             "device": self.device.type,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": dtype,
+            "weights": dtype if self.weights == "auto" else self.weights,
             "attention": self.attention.name,
         }
 
@@ -38,6 +42,7 @@ def open_runtime(settings: Settings) -> Runtime:
     torch.set_num_threads(settings.resolved_num_threads)
     device = _choose_device(settings)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    weights = _choose_weights(settings.inference_weights, device)
     attention = choose_attention(
         settings.attention, device, cpu=BagBackend(), open_xformers=_open_xformers
     )
@@ -47,8 +52,24 @@ def open_runtime(settings: Settings) -> Runtime:
         device=device,
         dtype=dtype,
     )
-    budget = MemoryBudget(settings.inference_memory_bytes, caches)
-    return Runtime(device=device, dtype=dtype, attention=attention, caches=caches, budget=budget)
+    budget = MemoryBudget(settings.inference_memory_bytes, caches, weights)
+    return Runtime(
+        device=device,
+        dtype=dtype,
+        weights=weights,
+        attention=attention,
+        caches=caches,
+        budget=budget,
+    )
+
+
+def _choose_weights(requested: WeightType, device: torch.device) -> WeightType:
+    if requested == "int8" and (device.type != "cpu" or not has_fast_int8()):
+        raise StartupError(
+            "RYANGPT_INFERENCE_WEIGHTS is int8, which needs an x86 CPU with AVX2 and "
+            "RYANGPT_DEVICE=cpu; set it to auto."
+        )
+    return requested
 
 
 def _choose_device(settings: Settings) -> torch.device:
