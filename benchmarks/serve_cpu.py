@@ -36,7 +36,7 @@ import transformers
 
 from benchmarks.generate import load, random_model, with_cache, write_checkpoint
 from services.inference.loaded_model import BatchRow, LoadedModel
-from services.inference.matrix import WeightType, lay_out
+from services.inference.matrix import WeightType, has_fast_int8, lay_out
 from services.inference.runtime import Runtime, open_runtime
 from services.tokenizer.learn import learn_bpe
 from shared.base.files import write_bytes
@@ -206,16 +206,15 @@ def main() -> None:
     by_weights = {
         weights: load(model, _runtime(options.threads, weights), num_slots=max(BATCHES))
         for weights in get_args(WeightType)
+        if weights == "auto" or has_fast_int8()
     }
     costs = {}
     if options.tokens:
         costs = {name: bits_per_byte(one, options.tokens) for name, one in by_weights.items()}
         print("bits per byte:", ", ".join(f"{name} {bits:.5f}" for name, bits in costs.items()))
-    engines = {
-        "ours": ours(by_weights["auto"], new),
-        "int8": ours(by_weights["int8"], new),
-        "transformers": hugging_face(model, new),
-    }
+    engines = {"ours": ours(by_weights["auto"], new), "transformers": hugging_face(model, new)}
+    if "int8" in by_weights:
+        engines["int8"] = ours(by_weights["int8"], new)
     alone = dict(engines)
     if find_spec("llama_cpp"):
         alone["llama.cpp"] = llama_cpp(model, options.threads, new)
