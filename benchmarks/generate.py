@@ -90,11 +90,13 @@ def load(model: Transformer, runtime: Runtime, *, num_slots: int) -> LoadedModel
         manifest_sha256="0" * 64, stage="pretrain", published_at=datetime.now(UTC),
     )  # fmt: skip
     config, state, resident = model.config, model.state_dict(), None
-    if runtime.weights is not None:
-        resident = runtime.weights.load(pointer.model, config, state)
+    if runtime.weight_sets is not None:
+        resident = runtime.weight_sets.load(pointer.model, config, state)
         network, cache = resident.network, runtime.caches.cache_for(config)
     else:
-        network = Network(config, state, device=device, dtype=runtime.dtype)
+        network = Network(
+            config, state, device=device, dtype=runtime.dtype, weights=runtime.weights
+        )
         cache = runtime.caches.one_off(shape, num_slots=num_slots)
     return LoadedModel(
         pointer=pointer,

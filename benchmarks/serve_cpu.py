@@ -1,19 +1,22 @@
 """The engine's tokens/s on the CPU beside transformers' `generate`, and llama.cpp where installed.
 
-    python -m benchmarks.serve_cpu [--runs 5] [--threads 2] [--checkpoint DIR]
+    python -m benchmarks.serve_cpu [--runs 5] [--threads 2] [--checkpoint DIR [--tokens DIR]]
 
 The reference preset in float32, greedy, the same weights everywhere: random, or a checkpoint's.
 Prompts of 32 tokens, 128 new ones each, for 1, 8 and 32 requests at once; all sides take turns in
 one process, medians are shown, and the tokens are compared; tokens per second of processor time
 (the best run) say more on a machine that others use too. The bound is what the matrix products
 of one step take by themselves. llama.cpp gets the same weights through our own export and answers
-one request at a time here. Writes benchmarks/results/serve_cpu.json.
+one request at a time here. `int8` is ours with rounded weights; what they cost in bits per byte
+of held-out text is shown where a checkpoint and a token set of its tokenizer are given. Writes
+benchmarks/results/serve_cpu.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
@@ -23,16 +26,18 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 import transformers
 
 from benchmarks.baselines.hugging_face import Answers, Engine, hugging_face
 from benchmarks.generate import load, random_model, with_cache, write_checkpoint
-from services.inference.loaded_model import LoadedModel
-from services.inference.matrix import lay_out
-from services.inference.runtime import open_runtime
+from services.inference.loaded_model import BatchRow, LoadedModel
+from services.inference.matrix import WeightType, has_fast_int8, lay_out
+from services.inference.runtime import Runtime, open_runtime
 from services.tokenizer.learn import learn_bpe
 from shared.base.files import write_bytes
 from shared.base.settings import Settings
@@ -41,6 +46,7 @@ from shared.contracts.model_config import ModelConfig
 from shared.model.gguf import FILE_NAME, export_gguf
 from shared.model.transformer import Transformer
 from shared.model.weights import load_model
+from shared.text.token_set import TokenSplit
 from shared.text.tokenizer import Tokenizer
 
 BATCHES = (1, 8, 32)
@@ -100,6 +106,19 @@ def bound(config: ModelConfig, batch: int, runs: int) -> float:
     return batch / statistics.median(seconds)
 
 
+def bits_per_byte(loaded: LoadedModel, folder: Path) -> float:
+    """Of a token set's held-out documents, joined and cut into contexts."""
+    split = TokenSplit(folder, "validation")
+    tokens = torch.from_numpy(np.concatenate(split.tokens).astype(np.int64))
+    nats = 0.0
+    for start in range(0, len(tokens) - 1, loaded.context_length):
+        part = tokens[start : start + loaded.context_length + 1]
+        ids = part[:-1].tolist()
+        logits = loaded.compute([BatchRow(ids=ids, start=0, slot=0, num_logits=len(ids))])
+        nats += float(F.cross_entropy(logits, part[1:], reduction="sum"))
+    return nats / math.log(2) / split.index.text_bytes
+
+
 def measure(
     engines: dict[str, Engine], config: ModelConfig, batch: int, runs: int, new_tokens: int
 ) -> Any:
@@ -130,6 +149,10 @@ def measure(
     }
 
 
+def _runtime(threads: int, weights: WeightType) -> Runtime:
+    return open_runtime(Settings(device="cpu", num_threads=threads, inference_weights=weights))
+
+
 def print_table(rows: list[Any]) -> None:
     """The figures for people."""
     for row in rows:
@@ -150,13 +173,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--tokens", type=Path)
     parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
     options = parser.parse_args()
     new = options.new_tokens
-    runtime = open_runtime(Settings(device="cpu", num_threads=options.threads))
     model = load_model(options.checkpoint) if options.checkpoint else random_model(ModelConfig())
-    loaded = load(model, runtime, num_slots=max(BATCHES))
-    engines = {"ours": ours(loaded, new), "transformers": hugging_face(model, new)}
+    by_weights = {
+        weights: load(model, _runtime(options.threads, weights), num_slots=max(BATCHES))
+        for weights in get_args(WeightType)
+        if weights == "auto" or has_fast_int8()
+    }
+    costs = {}
+    if options.tokens:
+        costs = {name: bits_per_byte(one, options.tokens) for name, one in by_weights.items()}
+        print("bits per byte:", ", ".join(f"{name} {bits:.5f}" for name, bits in costs.items()))
+    engines = {"ours": ours(by_weights["auto"], new), "transformers": hugging_face(model, new)}
+    if "int8" in by_weights:
+        engines["int8"] = ours(by_weights["int8"], new)
     alone = dict(engines)
     if find_spec("llama_cpp"):
         alone["llama.cpp"] = llama_cpp(model, options.threads, new)
@@ -174,6 +207,7 @@ def main() -> None:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "code": code_version(),
+        "bits_per_byte": costs,
         "throughput": rows,
     }
     print_table(rows)

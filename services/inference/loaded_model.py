@@ -75,7 +75,10 @@ class LoadedModel:
     def fingerprint(self) -> str:
         """What an answer depended on beside the request, as OpenAI's `system_fingerprint`."""
         digest = self.pointer.manifest_sha256[:8]
-        return f"{self.name}:{self.version}-{digest}-{self.attention.name}-{self.device.type}"
+        ways = [self.attention.name, self.device.type]
+        if self.network.weights != "auto":
+            ways.append(self.network.weights)
+        return "-".join((f"{self.name}:{self.version}", digest, *ways))
 
     def release(self) -> None:
         """Nobody generates with this version any more, though its answers may still be read."""

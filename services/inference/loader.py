@@ -46,6 +46,8 @@ ROLES = (FileRole.MODEL, FileRole.TOKENIZER)
 LOSS_TOLERANCE = {torch.float32: 0.002, torch.bfloat16: 0.05}
 """How far the loss of the test text may be from the trainer's, in nats a token (and, above one nat,
 as a share of it). Other kernels differ in the fifth digit, bfloat16 in the second."""
+INT8_LOSS_TOLERANCE = 0.02
+"""The same for rounded weights, which differ in the third or fourth."""
 
 
 class LoadStage(StrEnum):
@@ -153,11 +155,13 @@ class ModelLoader:
     ) -> tuple[Network, Resident | None]:
         """The network with the version's weights, and the set that it is in, if any."""
         runtime, state = self._runtime, load_state(folder / MODEL_WEIGHTS)
-        if runtime.weights is not None:
-            resident = runtime.weights.load(pointer.model, config, state)
+        if runtime.weight_sets is not None:
+            resident = runtime.weight_sets.load(pointer.model, config, state)
             return resident.network, resident
         runtime.budget.check(config)
-        network = Network(config, state, device=runtime.device, dtype=runtime.dtype)
+        network = Network(
+            config, state, device=runtime.device, dtype=runtime.dtype, weights=runtime.weights
+        )
         runtime.budget.count(network)
         return network, None
 
@@ -179,8 +183,10 @@ class ModelLoader:
                 f"{model.name}:{model.version} computes NaN or infinity for a test text."
             )
         found = mean_loss(logits, ids)
-        tolerance = LOSS_TOLERANCE[self._runtime.dtype] * max(1.0, found)
-        if expected is not None and abs(found - expected) > tolerance:
+        tolerance = LOSS_TOLERANCE[self._runtime.dtype]
+        if self._runtime.weights == "int8":
+            tolerance = INT8_LOSS_TOLERANCE
+        if expected is not None and abs(found - expected) > tolerance * max(1.0, found):
             raise IntegrityError(
                 f"{model.name}:{model.version} has a loss of {found:.4f} on the test text, and its "
                 f"trainer found {expected:.4f}: what is computed here is another model."

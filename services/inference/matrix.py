@@ -2,19 +2,28 @@
 
 On an x86 CPU the layout is oneDNN's own, blocked for its kernels: a product with 8 to 512 rows
 takes about half the time of `x @ W`. Elsewhere it is K-major, so that a product is `x @ W`.
+On request weights become eight-bit numbers, a quarter of the bytes that a product with few rows
+waits for.
 """
 
 from __future__ import annotations
 
 import platform
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+WeightType = Literal["auto", "int8"]
+"""`auto` is the type that is computed with."""
+
 BLOCKED_FOR_ROWS = 32
 """Number of rows that oneDNN chooses its blocks for; they serve other numbers nearly as well."""
+
+LARGEST_INT8 = 127
+SMALLEST_SCALE = 1e-30
+"""Of outputs whose weights are all 0."""
 
 
 class Matrix(Protocol):
@@ -80,3 +89,37 @@ class BlockedMatrix:
     def add_to(self, total: Tensor, x: Tensor) -> None:
         """See Matrix."""
         total.add_(self(x))
+
+
+class Int8Matrix:
+    """Stored as whole numbers of eight bits with a scale for each output, which is rounded.
+
+    The product's inputs and outputs are rounded to bfloat16, sums are float32: good between layers,
+    but too coarse for logits, where it makes equals of likely tokens.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        scales = (weight.abs().amax(1) / LARGEST_INT8).clamp_min(SMALLEST_SCALE)
+        self._scales = scales.bfloat16()
+        # Divided by the scales as they are kept, so that their rounding does not add to the error.
+        numbers = (weight / self._scales.float()[:, None]).round_()
+        self.weight = numbers.clamp_(-LARGEST_INT8, LARGEST_INT8).to(torch.int8)
+        self.num_bytes = int8_bytes(*weight.shape)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Matrix."""
+        return torch._weight_int8pack_mm(x.bfloat16(), self.weight, self._scales).float()
+
+    def add_to(self, total: Tensor, x: Tensor) -> None:
+        """See Matrix."""
+        total.add_(self(x))
+
+
+def int8_bytes(out: int, width: int) -> int:
+    """Memory of an Int8Matrix."""
+    return out * width + 2 * out
+
+
+def has_fast_int8() -> bool:
+    """Whether this CPU has one of the kernels behind Int8Matrix; others are imitated, slowly."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")

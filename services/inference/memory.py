@@ -12,6 +12,7 @@ import threading
 import weakref
 
 from services.inference.kv_cache import KVCachePool, KVShape
+from services.inference.matrix import WeightType
 from services.inference.network import Network, weight_bytes
 from shared.base.errors import UnavailableError
 from shared.contracts.model_config import ModelConfig
@@ -26,8 +27,9 @@ class OverBudgetError(UnavailableError):
 class MemoryBudget:
     """Counts models until the last request that uses them has ended. Thread-safe."""
 
-    def __init__(self, limit: int, caches: KVCachePool) -> None:
-        """`limit` in bytes; 0 means none. Weights are of the caches' type."""
+    def __init__(self, limit: int, caches: KVCachePool, weights: WeightType = "auto") -> None:
+        """`limit` in bytes; 0 means none. Weights by `auto` are of the caches' type."""
+        self._weights = weights
         self._limit = limit
         self._caches = caches
         self._lock = threading.Lock()
@@ -54,7 +56,7 @@ class MemoryBudget:
         shapes = {KVShape.of(network.config) for network in alive}
         used = sum(network.num_bytes for network in alive)
         used += sum(map(self._caches.num_bytes, shapes))
-        needed = num_networks * weight_bytes(config, self._caches.dtype)
+        needed = num_networks * weight_bytes(config, self._caches.dtype, self._weights)
         if KVShape.of(config) not in shapes:
             needed += self._caches.num_bytes(KVShape.of(config))
         if self._limit and used + needed > self._limit:

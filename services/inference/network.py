@@ -18,7 +18,7 @@ from torch import Tensor
 
 from services.inference.attention import StepAttention
 from services.inference.kv_cache import KVCache
-from services.inference.matrix import Matrix, lay_out
+from services.inference.matrix import Int8Matrix, Matrix, WeightType, int8_bytes, lay_out
 from services.inference.norm import Norm, make_norm
 from shared.base.errors import IntegrityError
 from shared.contracts.model_config import ModelConfig
@@ -57,21 +57,25 @@ class Network:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        weights: WeightType = "auto",
         layout: Callable[[Tensor], Matrix] = lay_out,
         norm: Norm | None = None,
     ) -> None:
         """Lay out `state` (Hugging Face's names). Raises IntegrityError for what does not fit.
 
-        `layout` and `norm` are the device's own unless the weights are to be copied to another.
+        `weights` is the type of the layers' matrices; embedding and head are of `dtype`. `layout`
+        and `norm` are the device's own unless the weights are to be copied to another.
         """
         self.config = config
+        self.weights = weights
         self.norm = norm or make_norm(config.d_model, config.norm_eps, device)
-        weights = _Weights(state, device, dtype, layout, norm_factor=self.norm.factor)
-        self._embedding = weights.plain("model.embed_tokens.weight", config.vocab_size, config)
-        self._layers = [_load_layer(weights, config, n) for n in range(config.num_layers)]
+        source = _Weights(state, device, dtype, layout, norm_factor=self.norm.factor)
+        self._embedding = source.plain("model.embed_tokens.weight", config.vocab_size, config)
+        layers = source.laid_out_by(Int8Matrix) if weights == "int8" else source
+        self._layers = [_load_layer(layers, config, n) for n in range(config.num_layers)]
         head = "model.embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"
-        gain = weights.gain("model.norm.weight", config)
-        self._head = weights.matrix((head,), config.vocab_size, config.d_model, gain)
+        gain = source.gain("model.norm.weight", config)
+        self._head = source.matrix((head,), config.vocab_size, config.d_model, gain)
         self._turns = torch.complex(*rope_tables(config, device=device))[:, None]
 
     @property
@@ -117,8 +121,8 @@ class Network:
     ) -> Tensor:
         heads, head_dim = self.config.num_heads, self.config.head_dim
         qkv = layer.qkv(self.norm(x)).view(-1, 3 * heads, head_dim)
-        _turn(qkv[:, : 2 * heads], turns)
-        q, k, v = qkv[:, :heads], qkv[:, heads : 2 * heads], qkv[:, 2 * heads :]
+        _turn(qkv.narrow(1, 0, 2 * heads), turns)
+        q, k, v = qkv.chunk(3, 1)
         keys, values = cache.keys[number], cache.values[number]
         batch.attention.store(k, v, keys, values)
         return batch.attention.mix(q, keys, values).reshape(-1, heads * head_dim)
@@ -131,11 +135,16 @@ class Network:
         return F.relu_(hidden).square_()
 
 
-def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+def weight_bytes(config: ModelConfig, dtype: torch.dtype, weights: WeightType = "auto") -> int:
     """`num_bytes` of a network that is not built yet."""
     copied_head = config.vocab_size * config.d_model if config.tie_embeddings else 0
     gains = (2 * config.num_layers + 1) * config.d_model  # are laid into the matrices
-    return (config.num_parameters + copied_head - gains) * dtype.itemsize
+    if weights == "auto":
+        return (config.num_parameters + copied_head - gains) * dtype.itemsize
+    inputs = 2 * config.d_ff if config.family == "llama" else config.d_ff
+    from_d_model = int8_bytes(4 * config.d_model + inputs, config.d_model)
+    layer = from_d_model + int8_bytes(config.d_model, config.d_ff)
+    return 2 * config.vocab_size * config.d_model * dtype.itemsize + config.num_layers * layer
 
 
 def _turn(x: Tensor, turns: Tensor) -> None:
@@ -170,6 +179,12 @@ class _Weights:
         self._dtype = dtype
         self._layout = layout
         self._norm_factor = norm_factor
+
+    def laid_out_by(self, layout: Callable[[Tensor], Matrix]) -> _Weights:
+        """The same tensors in another layout."""
+        return _Weights(
+            self._state, self._device, self._dtype, layout, norm_factor=self._norm_factor
+        )
 
     def plain(self, name: str, rows: int, config: ModelConfig) -> Tensor:
         return self._take(name, (rows, config.d_model)).to(self._device, self._dtype, copy=True)

@@ -52,5 +52,6 @@ class LengthNorm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Norm."""
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x / torch.hypot(length, self._floor)
+        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        length.hypot_(self._floor)
+        return x / length

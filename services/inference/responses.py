@@ -226,6 +226,7 @@ class Readiness(Answer):
     status: Literal["ok"] = "ok"
     device: str
     dtype: str
+    weights: str
     attention: str
     models: list[ServedModel]
     failures: list[FailedModel]

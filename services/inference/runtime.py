@@ -13,6 +13,7 @@ from services.inference.attention import AttentionBackend, SdpaBackend, SlabBack
 from services.inference.bag_attention import BagBackend
 from services.inference.host_runner import HostRunner
 from services.inference.kv_cache import KVCachePool
+from services.inference.matrix import WeightType, has_fast_int8
 from services.inference.memory import MemoryBudget
 from services.inference.resident.decode_step import Capture, CudaGraphs, recompute
 from services.inference.resident.runner import ResidentRunner
@@ -28,20 +29,23 @@ class Runtime:
 
     device: torch.device
     dtype: torch.dtype
+    weights: WeightType
     attention: AttentionBackend
     caches: KVCachePool
     budget: MemoryBudget
     runner: Runner
-    weights: WeightSets | None = None
+    weight_sets: WeightSets | None = None
     """Where versions are copied to; None where each is built anew."""
     side: torch.cuda.Stream | None = None
     """The stream that versions are loaded on, one for all of them."""
 
     def describe(self) -> dict[str, str]:
         """For health, metrics and the log."""
+        dtype = str(self.dtype).removeprefix("torch.")
         return {
             "device": self.device.type,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": dtype,
+            "weights": dtype if self.weights == "auto" else self.weights,
             "attention": self.attention.name,
         }
 
@@ -54,6 +58,7 @@ def open_runtime(settings: Settings) -> Runtime:
     """Choose device, type and attention. Raises StartupError when what was asked for is missing."""
     torch.set_num_threads(settings.resolved_num_threads)
     device = _choose_device(settings)
+    weights = _choose_weights(settings.inference_weights, device)
     if device.type == "cuda":
         return resident_runtime(
             settings,
@@ -62,19 +67,22 @@ def open_runtime(settings: Settings) -> Runtime:
             attention=choose_on_cuda(settings.attention, device),
             new_capture=CudaGraphs if settings.inference_cuda_graphs else lambda: recompute,
         )
-    return _host_runtime(settings, device, choose_on_cpu(settings.attention))
+    return _host_runtime(settings, device, weights, choose_on_cpu(settings.attention))
 
 
-def _host_runtime(settings: Settings, device: torch.device, attention: AttentionBackend) -> Runtime:
+def _host_runtime(
+    settings: Settings, device: torch.device, weights: WeightType, attention: AttentionBackend
+) -> Runtime:
     caches = KVCachePool(
         num_slots=settings.inference_slots, order=attention, device=device, dtype=torch.float32
     )
     return Runtime(
         device=device,
         dtype=torch.float32,
+        weights=weights,
         attention=attention,
         caches=caches,
-        budget=MemoryBudget(settings.inference_memory_bytes, caches),
+        budget=MemoryBudget(settings.inference_memory_bytes, caches, weights),
         runner=HostRunner(),
     )
 
@@ -94,11 +102,12 @@ def resident_runtime(
     return Runtime(
         device=device,
         dtype=dtype,
+        weights="auto",
         attention=attention,
         caches=caches,
         budget=budget,
         runner=ResidentRunner(device),
-        weights=WeightSets(caches, attention, budget, new_capture, num_slots=num_slots),
+        weight_sets=WeightSets(caches, attention, budget, new_capture, num_slots=num_slots),
         side=torch.cuda.Stream(device) if device.type == "cuda" else None,  # type: ignore[no-untyped-call]
     )
 
@@ -127,6 +136,15 @@ def choose_on_cuda(requested: Requested, device: torch.device) -> SlabBackend:
     from services.inference.xformers_attention import open_xformers
 
     return open_xformers(device)
+
+
+def _choose_weights(requested: WeightType, device: torch.device) -> WeightType:
+    if requested == "int8" and (device.type != "cpu" or not has_fast_int8()):
+        raise StartupError(
+            "RYANGPT_INFERENCE_WEIGHTS is int8, which needs an x86 CPU with AVX2 and "
+            "RYANGPT_DEVICE=cpu; set it to auto."
+        )
+    return requested
 
 
 def _choose_device(settings: Settings) -> torch.device:

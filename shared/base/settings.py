@@ -123,6 +123,9 @@ class Settings(BaseSettings):
     """Attention of generation: auto means xformers on CUDA and SDPA on CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the engine computes."""
+    inference_weights: Literal["auto", "int8"] = "auto"
+    """Number type of the layers' matrices in the engine: auto means that of the computation; int8,
+    on a CPU only, is faster for few requests at once and rounds the weights."""
     inference_slots: int = Field(8, ge=1, le=1024)
     """Requests the engine generates for at once; each slot holds a whole context of keys and
     values, 7.9 MB for the reference preset in float32."""

@@ -81,7 +81,7 @@ class EngineBench:
             published_at=datetime(2026, 1, 1, tzinfo=UTC),
         )
         config, state, runtime = model.config, model.state_dict(), self.runtime
-        resident = runtime.weights.load("m", config, state) if runtime.weights else None
+        resident = runtime.weight_sets.load("m", config, state) if runtime.weight_sets else None
         if resident is not None:
             network = resident.network
         else:

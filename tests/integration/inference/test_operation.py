@@ -215,6 +215,7 @@ def test_it_is_ready_before_any_model_is_published(empty_site: Site) -> None:
         "status": "ok",
         "device": "cpu",
         "dtype": "float32",
+        "weights": "float32",
         "attention": "bags",
         "models": [],
         "failures": [],
@@ -259,7 +260,7 @@ def test_the_metrics_count_what_happened(tmp_path: Path) -> None:
     finished = 'ryangpt_request_finished_total{finished_reason="length",model_name="demo"}'
     assert sample_of(metrics, finished) == 2
     assert sample_of(metrics, "ryangpt_num_requests_running") == 0
-    runtime = 'ryangpt_runtime_info{attention="bags",device="cpu",dtype="float32"}'
-    assert sample_of(metrics, runtime) == 1
+    runtime = 'attention="bags",device="cpu",dtype="float32",weights="float32"'
+    assert sample_of(metrics, f"ryangpt_runtime_info{{{runtime}}}") == 1
     assert re.search(r'ryangpt_model_info\{.*stage="pretrain",version="1"\} 1\.0', metrics)
     assert 0 <= sample_of(metrics, "ryangpt_model_index_age_seconds") < time.monotonic()

@@ -137,6 +137,27 @@ def test_a_backend_equals_the_twin_for_any_layout(
     assert (found - twin(rows, q, keys, values)).abs().max() < 1e-5
 
 
+def test_kept_indices_follow_rows_into_their_next_tile() -> None:
+    """The same rows step by step: one crosses from tile to tile, one lags behind, one ends."""
+    generator, backend = torch.Generator().manual_seed(0), BagBackend()
+    keys, values = torch.randn(2, SLOTS * CONTEXT, HEADS, HEAD_DIM, generator=generator)
+    cache = KVCache(SHAPE, num_slots=SLOTS, order=backend, **ON_CPU)
+    full = [RowLayout(slot=n, query_length=CONTEXT, key_length=CONTEXT) for n in range(SLOTS)]
+    backend.prepare(full, shape=SHAPE, device=CPU).store(
+        keys, values, cache.keys[0], cache.values[0]
+    )
+    for end in range(62, 68):
+        rows = [RowLayout(slot=3, query_length=1, key_length=end)]
+        rows += [RowLayout(slot=1, query_length=1, key_length=end - 7)] * (end < 67)
+        q, k, v = torch.randn(3, len(rows), HEADS, HEAD_DIM, generator=generator)
+        step = backend.prepare(rows, shape=SHAPE, device=CPU)
+        step.store(k, v, cache.keys[0], cache.values[0])
+        places = [row.slot * CONTEXT + row.key_length - 1 for row in rows]
+        keys[places], values[places] = k, v
+        found = step.mix(q, cache.keys[0], cache.values[0])
+        assert (found - twin(rows, q, keys, values)).abs().max() < 1e-5
+
+
 class FakeOps:
     """`xformers.ops` as far as the backend uses it; computes by SDPA, remembers the operators."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.inference.matrix import BlockedMatrix, KMajor, Matrix, lay_out
+from services.inference.matrix import BlockedMatrix, Int8Matrix, KMajor, Matrix, lay_out
 
 WIDTH, OUT = 48, 80
 HAS_ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -41,6 +41,25 @@ def test_columns_of_a_wider_tensor_are_read_in_place(layout: Callable[[Tensor], 
     weight, wide = random(OUT, WIDTH), random(5, 2 * WIDTH)
     matrix = layout(weight)
     assert torch.equal(matrix(wide[:, WIDTH:]), matrix(wide[:, WIDTH:].contiguous()))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 33])
+def test_weights_of_eight_bits_multiply_as_their_definition_within_rounding(rows: int) -> None:
+    """An output is off by half a step of each weight, and by bfloat16's rounding of in and out."""
+    weight, x, total = random(OUT, WIDTH), random(rows, WIDTH), random(rows, OUT)
+    weight[0] = 0
+    matrix, exact = Int8Matrix(weight), x @ weight.t()
+    steps = weight.abs().amax(1) / 127 * 1.01  # a scale is rounded too
+    size = x.abs() @ weight.abs().t()
+    bound = x.abs().sum(1, keepdim=True) * steps / 2 + size / 256 + exact.abs() / 128
+    found = matrix(x)
+    assert found.dtype == torch.float32
+    assert ((found - exact).abs() <= bound).all()
+    assert not found[:, 0].any()
+    expected = total + found
+    matrix.add_to(total, x)
+    assert torch.equal(total, expected)
+    assert matrix.num_bytes == WIDTH * OUT + 2 * OUT
 
 
 @needs_onednn

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from services.inference import memory
+from services.inference.loaded_model import BatchRow
 from services.inference.loader import LoadStage
+from services.inference.matrix import WeightType
 from services.inference.memory import MemoryBudget
 from services.inference.watcher import ModelWatcher
 from shared.contracts.manifest import MODEL_WEIGHTS
@@ -130,17 +132,37 @@ def test_a_model_beyond_the_memory_budget_is_served_when_there_is_room(tmp_path:
     assert (site.version("demo"), site.version("other")) == (None, 1)
 
 
-def test_the_estimate_of_a_models_memory_is_what_it_takes(tmp_path: Path) -> None:
-    site = FollowingSite(tmp_path)
+@pytest.mark.parametrize("weights", ["auto", "int8"])
+def test_the_estimate_of_a_models_memory_is_what_it_takes(
+    tmp_path: Path, weights: WeightType
+) -> None:
+    site = FollowingSite(tmp_path, inference_weights=weights)
     for name, model in (("a", ARCEE), ("b", LLAMA)):
         site.publisher.publish(name, model)
     site.poll()
     for model in site.registry.models():
         config = model.network.config
         needed = model.network.num_bytes + model.cache.num_bytes
-        MemoryBudget(needed, site.runtime.caches).check(config)
+        MemoryBudget(needed, site.runtime.caches, weights).check(config)
         with pytest.raises(Exception, match="Its weights and cache need"):
-            MemoryBudget(needed - 1, site.runtime.caches).check(config)
+            MemoryBudget(needed - 1, site.runtime.caches, weights).check(config)
+
+
+def test_rounded_weights_are_served_under_their_label(tmp_path: Path) -> None:
+    """The loader compares the loss with the trainer's; what is off by rounding passes."""
+    plain, site = FollowingSite(tmp_path), FollowingSite(tmp_path, inference_weights="int8")
+    site.publisher.publish("demo", ARCEE)
+    found = []
+    for one in (plain, site):
+        one.poll()
+        (model,) = one.registry.models()
+        row = BatchRow(ids=[5, 6, 7], start=0, slot=0, num_logits=3)
+        found.append(model.compute([row]).softmax(-1))
+        assert model.fingerprint.endswith("-bags-cpu-int8" if one is site else "-bags-cpu")
+    assert 0 < (found[0] - found[1]).abs().max() < 0.02
+    described = {"device": "cpu", "dtype": "float32", "attention": "bags"}
+    assert plain.runtime.describe() == {**described, "weights": "float32"}
+    assert site.runtime.describe() == {**described, "weights": "int8"}
 
 
 def test_what_a_replaced_version_frees_goes_back_to_the_system(
