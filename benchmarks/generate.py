@@ -36,6 +36,7 @@ from services.inference.runner import Runner
 from services.inference.runtime import Runtime, open_runtime
 from services.inference.scheduler import Scheduler
 from services.inference.sequence import Binding, SamplingParams, Sequence
+from services.inference.threads import Cores
 from shared.base.files import write_bytes
 from shared.base.settings import Settings
 from shared.base.version import code_version
@@ -113,7 +114,10 @@ def with_cache(
     model: LoadedModel, prompts: Items[list[int]], new_tokens: int
 ) -> tuple[float, list[list[int]]]:
     """Seconds for the engine to answer all prompts at once, and the answers."""
-    runner: Runner = HostRunner() if model.resident is None else ResidentRunner(model.device)
+    if model.resident is None:
+        runner: Runner = HostRunner(Cores(torch.get_num_threads()))
+    else:
+        runner = ResidentRunner(model.device)
     slots = model.cache.num_slots if model.resident is None else model.resident.table.scratch
     scheduler = Scheduler(num_slots=slots, token_budget=max(512, 2 * slots), max_waiting=slots)
     engine = Engine(scheduler, runner, lambda _: None, NoObserver())

@@ -15,6 +15,7 @@ from services.inference.runner import Outcome
 from services.inference.sampler import SampleRow, prompt_logprobs, sample
 from services.inference.scheduler import Row
 from services.inference.sequence import TokenLogprobs
+from services.inference.threads import Cores, ThreadCount
 
 
 class _Landed(NamedTuple):
@@ -29,6 +30,10 @@ class HostRunner:
 
     stays_behind = False
 
+    def __init__(self, cores: Cores) -> None:
+        self._cores = cores
+        self._threads: ThreadCount | None = None
+
     def is_usable(self) -> bool:
         """See Runner."""
         return True
@@ -36,6 +41,8 @@ class HostRunner:
     @torch.inference_mode()
     def launch(self, model: LoadedModel, rows: Sequence[Row]) -> _Landed:
         """See Runner."""
+        self._threads = self._threads or ThreadCount()
+        self._threads.set(self._cores.for_engine())
         for row in rows:
             if row.copies is not None:
                 model.cache.copy(row.copies, row.slot, row.start)

@@ -80,40 +80,41 @@ class ModelLoader:
         Raises UnavailableError or NotFoundError when the store does not give it, IntegrityError or
         InvalidInputError when what it gives cannot be served.
         """
-        self.stage = LoadStage.DOWNLOAD
-        manifest, meta = self._read_manifest(pointer)
-        folder = self._fetch(pointer, manifest)
-        self.stage = LoadStage.LOAD
-        tokenizer = self._tokenizer(folder, manifest)
-        _check_agreement(folder, meta, tokenizer, pointer)
-        runtime = self._runtime
-        with runtime.beside():
+        with self._runtime.beside():
+            self.stage = LoadStage.DOWNLOAD
+            manifest, meta = self._read_manifest(pointer)
+            folder = self._fetch(pointer, manifest)
+            self.stage = LoadStage.LOAD
+            tokenizer = self._tokenizer(folder, manifest)
+            _check_agreement(folder, meta, tokenizer, pointer)
             network, resident = self._build(pointer, meta.model, folder)
             model = LoadedModel(
                 pointer=pointer,
                 tokenizer=tokenizer,
                 network=network,
-                cache=runtime.caches.cache_for(meta.model),
-                attention=runtime.attention,
-                device=runtime.device,
+                cache=self._runtime.caches.cache_for(meta.model),
+                attention=self._runtime.attention,
+                device=self._runtime.device,
                 resident=resident,
             )
             self.stage = LoadStage.TRY
             self._try_out(model, meta.canary_loss)
-        return model
+            return model
 
     def release_freed(self) -> None:
         """Give back to the system what versions have freed."""
-        self._runtime.budget.release_freed()
+        with self._runtime.beside():
+            self._runtime.budget.release_freed()
 
     def prune(self, keep: Collection[str]) -> None:
         """Delete local checkpoints except those with an id in `keep`, and broken-off downloads."""
         if not self._folder.is_dir():
             return
-        for path in self._folder.iterdir():
-            is_checkpoint = is_id(path.name, IdPrefix.CHECKPOINT)
-            if path.suffix == ".tmp" or (is_checkpoint and path.name not in keep):
-                shutil.rmtree(path, ignore_errors=True)
+        with self._runtime.beside():
+            for path in self._folder.iterdir():
+                is_checkpoint = is_id(path.name, IdPrefix.CHECKPOINT)
+                if path.suffix == ".tmp" or (is_checkpoint and path.name not in keep):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _read_manifest(self, pointer: ModelPointer) -> tuple[Manifest, CheckpointMeta]:
         manifest = read_manifest(self._store, pointer.manifest_key, sha256=pointer.manifest_sha256)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ from services.inference.resident.decode_step import Capture, CudaGraphs, recompu
 from services.inference.resident.runner import ResidentRunner
 from services.inference.resident.weight_sets import WeightSets
 from services.inference.runner import Runner
+from services.inference.threads import Cores
 from shared.base.errors import StartupError
 from shared.base.settings import Settings
 
@@ -34,6 +35,7 @@ class Runtime:
     caches: KVCachePool
     budget: MemoryBudget
     runner: Runner
+    cores: Cores
     weight_sets: WeightSets | None = None
     """Where versions are copied to; None where each is built anew."""
     side: torch.cuda.Stream | None = None
@@ -50,8 +52,8 @@ class Runtime:
         }
 
     def beside(self) -> AbstractContextManager[object]:
-        """Compute beside the engine and not in its queue, where the device can do that."""
-        return nullcontext() if self.side is None else torch.cuda.stream(self.side)
+        """Compute beside the engine, on another thread, and in its way as little as possible."""
+        return self.cores.loading() if self.side is None else torch.cuda.stream(self.side)
 
 
 def open_runtime(settings: Settings) -> Runtime:
@@ -76,6 +78,7 @@ def _host_runtime(
     caches = KVCachePool(
         num_slots=settings.inference_slots, order=attention, device=device, dtype=torch.float32
     )
+    cores = Cores(settings.resolved_num_threads)
     return Runtime(
         device=device,
         dtype=torch.float32,
@@ -83,7 +86,8 @@ def _host_runtime(
         attention=attention,
         caches=caches,
         budget=MemoryBudget(settings.inference_memory_bytes, caches, weights),
-        runner=HostRunner(),
+        runner=HostRunner(cores),
+        cores=cores,
     )
 
 
@@ -107,6 +111,7 @@ def resident_runtime(
         caches=caches,
         budget=budget,
         runner=ResidentRunner(device),
+        cores=Cores(settings.resolved_num_threads),
         weight_sets=WeightSets(caches, attention, budget, new_capture, num_slots=num_slots),
         side=torch.cuda.Stream(device) if device.type == "cuda" else None,  # type: ignore[no-untyped-call]
     )
