@@ -1,8 +1,7 @@
-"""How the threads of this process share its cores. Knows no model.
+"""How engine and loader share the cores of this process. Knows no model.
 
-torch splits an operator over threads that wait for one another at its end. Where there are more of
-them than cores, each operator waits for a thread that is not running: so loading computes with one
-thread, and the engine leaves it a core meanwhile.
+Loading computes with one thread (see `shared.model.threads`), and the engine leaves it a core
+meanwhile: an operator that is split over several threads waits for the last of them.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from shared.model.threads import one_thread
 
 
 class Cores:
@@ -29,14 +30,12 @@ class Cores:
     @contextmanager
     def loading(self) -> Iterator[None]:
         """Compute beside the engine, with one thread."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        self._count(1)
-        try:
-            yield
-        finally:
-            self._count(-1)
-            torch.set_num_threads(before)
+        with one_thread():
+            self._count(1)
+            try:
+                yield
+            finally:
+                self._count(-1)
 
     def _count(self, change: int) -> None:
         with self._lock:

@@ -52,6 +52,7 @@ from shared.contracts.progress import (
 from shared.contracts.run_file import RunFile
 from shared.contracts.training_specs import FinetuneSpec, TrainSpec
 from shared.model.canary import canary_loss
+from shared.model.threads import one_thread
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,8 @@ class Session:
             tokenizer=self.material.tokenizer,
             publish=self.outside.publish,
         )
-        loss = canary_loss(meta.model, self.snapshot.weights, self.material.tokenizer)
+        with one_thread():
+            loss = canary_loss(meta.model, self.snapshot.weights, self.material.tokenizer)
         meta = meta.model_copy(update={"canary_loss": loss})
         self.outside.report(CheckpointLine(path=str(folder), best=best, meta=meta))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from services.trainer import training
 from services.trainer.checkpoint import read_state
 from services.trainer.loop import Outcome
 from shared.base.errors import JobFailedError
@@ -128,6 +130,27 @@ def test_the_checkpoint_with_the_lowest_validation_loss_is_best(
         assert line.meta.metrics["validation_loss"] == loss
         lowest = min(lowest, loss)
     assert [line.meta.final for line in recording.checkpoints()] == [False, False, False, True]
+
+
+def test_a_checkpoint_is_written_without_a_second_pool_of_threads(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would make every later step slower."""
+    threads: list[tuple[bool, int]] = []
+
+    def count(*what: Any) -> float:
+        is_main = threading.current_thread() is threading.main_thread()
+        threads.append((is_main, torch.get_num_threads()))
+        return canary_loss(*what)
+
+    monkeypatch.setattr(training, "canary_loss", count)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trained(tmp_path / "run", tokens, max_steps=2)
+    finally:
+        torch.set_num_threads(before)
+    assert set(threads) == {(False, 1)}
 
 
 def test_a_checkpoint_is_self_contained(tmp_path: Path, tokens: Path) -> None:
