@@ -30,7 +30,6 @@ from services.inference.engine import Engine, StepStats
 from services.inference.host_runner import HostRunner
 from services.inference.kv_cache import KVShape
 from services.inference.loaded_model import LoadedModel
-from services.inference.network import Network
 from services.inference.resident.runner import ResidentRunner
 from services.inference.runner import Runner
 from services.inference.runtime import Runtime, open_runtime
@@ -90,14 +89,10 @@ def load(model: Transformer, runtime: Runtime, *, num_slots: int) -> LoadedModel
         model="benchmark", version=1, seq=1, checkpoint_id="none", manifest_key="none",
         manifest_sha256="0" * 64, stage="pretrain", published_at=datetime.now(UTC),
     )  # fmt: skip
-    config, state, resident = model.config, model.state_dict(), None
-    if runtime.weight_sets is not None:
-        resident = runtime.weight_sets.load(pointer.model, config, state)
-        network, cache = resident.network, runtime.caches.cache_for(config)
+    network, resident = runtime.build(pointer.model, model.config, model.state_dict())
+    if resident is not None:
+        cache = runtime.caches.cache_for(model.config)
     else:
-        network = Network(
-            config, state, device=device, dtype=runtime.dtype, weights=runtime.weights
-        )
         cache = runtime.caches.one_off(shape, num_slots=num_slots)
     return LoadedModel(
         pointer=pointer,

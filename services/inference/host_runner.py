@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from services.inference.loaded_model import LoadedModel, batch_row
-from services.inference.runner import Outcome
+from services.inference.runner import Outcome, last_logits, scored_parts
 from services.inference.sampler import SampleRow, prompt_logprobs, sample
 from services.inference.scheduler import Row
 from services.inference.sequence import TokenLogprobs
@@ -49,7 +49,10 @@ class HostRunner:
         logits = model.compute([batch_row(row) for row in rows])
         scores: dict[int, list[TokenLogprobs]] = {}
         if any(row.scores_prompt for row in rows):
-            logits, scores = _score_prompts(logits, rows)
+            for part in scored_parts(rows):
+                of_part = logits[part.first : part.first + len(part.tokens)]
+                scores[part.row] = prompt_logprobs(of_part, part.tokens, part.top)
+            logits = logits[last_logits(rows)]
         wanted = [
             SampleRow(
                 params=row.sequence.sampling,
@@ -66,23 +69,3 @@ class HostRunner:
                 for number, row in enumerate(rows)
             ]
         )
-
-
-def _score_prompts(
-    logits: torch.Tensor, rows: Sequence[Row]
-) -> tuple[torch.Tensor, dict[int, list[TokenLogprobs]]]:
-    """The logits that tokens are drawn of, and logprobs of prompts by number of the row."""
-    drawn: list[int] = []
-    scores = {}
-    start = 0
-    for number, row in enumerate(rows):
-        end = start + row.num_logits
-        if row.scores_prompt:
-            following = row.following
-            scored = logits[start : start + len(following)]
-            top = row.sequence.sampling.prompt_logprobs or 0
-            scores[number] = prompt_logprobs(scored, following, top)
-        if row.samples:
-            drawn.append(end - 1)
-        start = end
-    return logits[drawn], scores

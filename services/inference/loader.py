@@ -18,8 +18,6 @@ import torch
 
 from services.inference.kv_cache import KVShape
 from services.inference.loaded_model import BatchRow, LoadedModel
-from services.inference.network import Network
-from services.inference.resident.weight_sets import Resident
 from services.inference.runtime import Runtime
 from shared.base.errors import IntegrityError
 from shared.base.files import sha256_of
@@ -31,7 +29,6 @@ from shared.contracts.manifest import (
     CheckpointMeta,
     Manifest,
 )
-from shared.contracts.model_config import ModelConfig
 from shared.contracts.names import FileRole
 from shared.contracts.serving import ModelPointer
 from shared.model.canary import canary_ids, mean_loss
@@ -87,7 +84,8 @@ class ModelLoader:
             self.stage = LoadStage.LOAD
             tokenizer = self._tokenizer(folder, manifest)
             _check_agreement(folder, meta, tokenizer, pointer)
-            network, resident = self._build(pointer, meta.model, folder)
+            state = load_state(folder / MODEL_WEIGHTS)
+            network, resident = self._runtime.build(pointer.model, meta.model, state)
             model = LoadedModel(
                 pointer=pointer,
                 tokenizer=tokenizer,
@@ -103,8 +101,9 @@ class ModelLoader:
 
     def release_freed(self) -> None:
         """Give back to the system what versions have freed."""
-        with self._runtime.beside():
-            self._runtime.budget.release_freed()
+        if self._runtime.budget.has_freed:
+            with self._runtime.beside():
+                self._runtime.budget.release_freed()
 
     def prune(self, keep: Collection[str]) -> None:
         """Delete local checkpoints except those with an id in `keep`, and broken-off downloads."""
@@ -150,21 +149,6 @@ class ModelLoader:
             tokenizer = Tokenizer.load(folder)
             self._tokenizers[tokenizer.sha256] = tokenizer
         return tokenizer
-
-    def _build(
-        self, pointer: ModelPointer, config: ModelConfig, folder: Path
-    ) -> tuple[Network, Resident | None]:
-        """The network with the version's weights, and the set that it is in, if any."""
-        runtime, state = self._runtime, load_state(folder / MODEL_WEIGHTS)
-        if runtime.weight_sets is not None:
-            resident = runtime.weight_sets.load(pointer.model, config, state)
-            return resident.network, resident
-        runtime.budget.check(config)
-        network = Network(
-            config, state, device=runtime.device, dtype=runtime.dtype, weights=runtime.weights
-        )
-        runtime.budget.count(network)
-        return network, None
 
     def _try_out(self, model: LoadedModel, expected: float | None) -> None:
         """Compute a text, the last token as when generating, in a cache of its own.

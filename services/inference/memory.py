@@ -25,7 +25,7 @@ class OverBudgetError(UnavailableError):
 
 
 class MemoryBudget:
-    """Counts models until the last request that uses them has ended. Thread-safe."""
+    """Counts networks for as long as they live. Thread-safe."""
 
     def __init__(self, limit: int, caches: KVCachePool, weights: WeightType = "auto") -> None:
         """`limit` in bytes; 0 means none. Weights by `auto` are of the caches' type."""
@@ -43,11 +43,15 @@ class MemoryBudget:
         self._has_freed.set()  # what loading needed beside the network
         weakref.finalize(network, self._has_freed.set).atexit = False
 
+    @property
+    def has_freed(self) -> bool:
+        """Whether networks have freed memory since `release_freed` was last called."""
+        return self._has_freed.is_set()
+
     def release_freed(self) -> None:
-        """Give back to the system what models have freed since the last call."""
-        if self._has_freed.is_set():
-            self._has_freed.clear()
-            trim_heap()
+        """Give back to the system what networks have freed."""
+        self._has_freed.clear()
+        trim_heap()
 
     def check(self, config: ModelConfig, *, num_networks: int = 1) -> None:
         """Raise OverBudgetError when networks of this shape have no room beside those alive."""

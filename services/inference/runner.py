@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 from services.inference.loaded_model import LoadedModel
@@ -25,6 +26,34 @@ class Outcome(NamedTuple):
     """None for a row that does not sample."""
     prompt_logprobs: Sequence[TokenLogprobs] = ()
     """Of the prompt's tokens that follow those of the row, if the row scores its prompt."""
+
+
+class ScoredPart(NamedTuple):
+    """Tokens of a prompt whose logprobs a step finds out."""
+
+    row: int
+    """Number of the row that finds them."""
+    first: int
+    """Which of the step's logits is that of the first of them."""
+    tokens: list[int]
+    top: int
+    """Likeliest alternatives that are wanted with each."""
+
+
+def last_logits(rows: Sequence[Row]) -> list[int]:
+    """Which of a step's logits tokens are drawn of: the last of each row that samples."""
+    ends = accumulate(row.num_logits for row in rows)
+    return [end - 1 for row, end in zip(rows, ends, strict=True) if row.samples]
+
+
+def scored_parts(rows: Sequence[Row]) -> list[ScoredPart]:
+    """What of prompts a step scores, of rows that score theirs."""
+    starts = accumulate((row.num_logits for row in rows), initial=0)
+    return [
+        ScoredPart(number, start, row.following, row.sequence.sampling.prompt_logprobs or 0)
+        for number, (row, start) in enumerate(zip(rows, starts, strict=False))
+        if row.scores_prompt and row.following
+    ]
 
 
 class Flight(Protocol):

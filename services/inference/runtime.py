@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from services.inference.attention import AttentionBackend, SdpaBackend, SlabBackend
 from services.inference.bag_attention import BagBackend
@@ -15,13 +16,15 @@ from services.inference.host_runner import HostRunner
 from services.inference.kv_cache import KVCachePool
 from services.inference.matrix import WeightType, has_fast_int8
 from services.inference.memory import MemoryBudget
+from services.inference.network import Network
 from services.inference.resident.decode_step import Capture, CudaGraphs, recompute
 from services.inference.resident.runner import ResidentRunner
-from services.inference.resident.weight_sets import WeightSets
+from services.inference.resident.weight_sets import Resident, WeightSets
 from services.inference.runner import Runner
 from services.inference.threads import Cores
 from shared.base.errors import StartupError
 from shared.base.settings import Settings
+from shared.contracts.model_config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,21 @@ class Runtime:
     def beside(self) -> AbstractContextManager[object]:
         """Compute beside the engine, on another thread, and in its way as little as possible."""
         return self.cores.loading() if self.side is None else torch.cuda.stream(self.side)
+
+    def build(
+        self, name: str, config: ModelConfig, state: Mapping[str, Tensor]
+    ) -> tuple[Network, Resident | None]:
+        """A network with the weights of a version of model `name`, and the set it is in, if any.
+
+        Raises OverBudgetError, and IntegrityError for weights that do not fit.
+        """
+        if self.weight_sets is not None:
+            resident = self.weight_sets.load(name, config, state)
+            return resident.network, resident
+        self.budget.check(config)
+        network = Network(config, state, device=self.device, dtype=self.dtype, weights=self.weights)
+        self.budget.count(network)
+        return network, None
 
 
 def open_runtime(settings: Settings) -> Runtime:

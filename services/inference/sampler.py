@@ -46,7 +46,7 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[Drawn]:
     equals). Logprobs are of the logits as they came.
     """
     wanted = [index for index, row in enumerate(rows) if row.params.logprobs is not None]
-    raw = logits[wanted]  # a copy
+    raw = logits[wanted] if wanted else None  # a copy
     for index, row in enumerate(rows):
         if row.params.shapes_logits:
             _apply_wishes(logits[index], row)
@@ -56,7 +56,7 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[Drawn]:
         chosen[warm] = _draw(logits[warm], [rows[index] for index in warm])
     tokens: list[int] = chosen.tolist()
     drawn = [Drawn(token) for token in tokens]
-    if wanted:
+    if raw is not None:
         top = [rows[index].params.logprobs or 0 for index in wanted]
         found = find_logprobs(raw, chosen[wanted], max(top))
         listed = list_logprobs([tokens[index] for index in wanted], top, found)

@@ -12,6 +12,7 @@ import ctypes
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,7 @@ from services.inference.attention import (
     slab_places,
 )
 from services.inference.kv_cache import KVCache, KVShape
+from services.inference.transfer import to_device
 from shared.base.errors import StartupError
 
 HINT = "Install the `cuda` extra, or set RYANGPT_ATTENTION=sdpa to do without xformers."
@@ -69,10 +71,7 @@ class XformersBackend(SlabOrder):
         )
 
         def mix(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            out: Tensor = self._ops.memory_efficient_attention_forward(
-                q[None], keys[None, :end], values[None, :end], attn_bias=bias, op=self._prefill_op
-            )
-            return out[0]
+            return self._attend(q, keys[:end], values[:end], bias, self._prefill_op)
 
         return SlabStep(mix, slab_places(rows, shape, device))
 
@@ -83,7 +82,26 @@ class XformersBackend(SlabOrder):
                 f"A layer's keys have more than {LARGEST_CACHE} numbers, which xformers cannot "
                 "address; lower RYANGPT_INFERENCE_SLOTS."
             )
-        return FixedXformers(self._ops, self._bias, self._decode_ops, num_rows, cache)
+        shape = cache.shape
+        bias = self._bias.from_seqlens(
+            q_seqlen=[1] * num_rows,
+            kv_seqstarts=[
+                *(row * shape.context_length for row in range(num_rows)),
+                cache.num_slots * shape.context_length,
+            ],
+            kv_seqlen=[shape.context_length] * num_rows,
+            device=cache.device,
+        )
+        is_busy = num_rows * shape.num_heads >= BUSY_WITH
+        op = self._decode_ops[1 if is_busy else split_of(shape.context_length)]
+        return FixedXformers(partial(self._attend, bias=bias, op=op), bias, shape)
+
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, bias: Any, op: Any) -> Tensor:
+        """(N, H, K): the operator's own shapes have a batch of one before them."""
+        out: Tensor = self._ops.memory_efficient_attention_forward(
+            q[None], keys[None], values[None], attn_bias=bias, op=op
+        )
+        return out[0]
 
 
 class FixedXformers:
@@ -94,33 +112,19 @@ class FixedXformers:
     """
 
     def __init__(
-        self, ops: ModuleType, bias: Any, decode_ops: dict[int, Any], num_rows: int, cache: KVCache
+        self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], bias: Any, shape: KVShape
     ) -> None:
-        shape = cache.shape
-        self._ops = ops
+        """`attend` is the kernel over `bias`."""
+        self._attend = attend
+        self._k_seqinfo: Any = bias.k_seqinfo
         self._context_length = shape.context_length
-        starts = [row * shape.context_length for row in range(num_rows)]
-        self._bias: Any = bias.from_seqlens(
-            q_seqlen=[1] * num_rows,
-            kv_seqstarts=[*starts, cache.num_slots * shape.context_length],
-            kv_seqlen=[shape.context_length] * num_rows,
-            device=cache.device,
-        )
-        is_busy = num_rows * shape.num_heads >= BUSY_WITH
-        self._op = decode_ops[1 if is_busy else split_of(shape.context_length)]
 
     def at(self, slots: Tensor, lengths: Tensor) -> StepAttention:
         """See FixedAttention."""
         starts = slots * self._context_length
-        self._bias.k_seqinfo.seqstart[:-1].copy_(starts)
-        self._bias.k_seqinfo.seqlen.copy_(lengths)
-        return SlabStep(self._mix, starts + lengths - 1)
-
-    def _mix(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        out: Tensor = self._ops.memory_efficient_attention_forward(
-            q[None], keys[None], values[None], attn_bias=self._bias, op=self._op
-        )
-        return out[0]
+        self._k_seqinfo.seqstart[:-1].copy_(starts)
+        self._k_seqinfo.seqlen.copy_(lengths)
+        return SlabStep(self._attend, starts + lengths - 1)
 
 
 def split_of(length: int) -> int:
@@ -173,7 +177,7 @@ def self_test(backend: XformersBackend, device: torch.device) -> None:
     decode = [RowLayout(slot=slot, query_length=1, key_length=7 + 90 * slot) for slot in (3, 0, 2)]
     mixed = [*decode, RowLayout(slot=1, query_length=33, key_length=50)]
     slots, lengths = (
-        torch.tensor(column, device=device)
+        to_device(column, device)
         for column in zip(*((row.slot, row.key_length) for row in decode), strict=True)
     )
     batches: list[tuple[list[RowLayout], Callable[[], StepAttention]]] = [

@@ -11,7 +11,6 @@ from services.inference.attention import SdpaBackend
 from services.inference.detokenizer import Detokenizer
 from services.inference.engine import Engine, StepStats
 from services.inference.loaded_model import LoadedModel
-from services.inference.network import Network
 from services.inference.resident.decode_step import recompute
 from services.inference.runtime import Runtime, open_runtime, resident_runtime
 from services.inference.scheduler import Scheduler
@@ -81,11 +80,7 @@ class EngineBench:
             published_at=datetime(2026, 1, 1, tzinfo=UTC),
         )
         config, state, runtime = model.config, model.state_dict(), self.runtime
-        resident = runtime.weight_sets.load("m", config, state) if runtime.weight_sets else None
-        if resident is not None:
-            network = resident.network
-        else:
-            network = Network(config, state, device=runtime.device, dtype=runtime.dtype)
+        network, resident = runtime.build("m", config, state)
         return LoadedModel(
             pointer=pointer,
             tokenizer=small_tokenizer(),

@@ -17,7 +17,7 @@ from services.inference.resident.sampling import effort_of, sample_slots
 from services.inference.resident.scores import Scores, read_scores, score_drawn, score_prompts
 from services.inference.resident.slot_table import Admission
 from services.inference.resident.weight_sets import Resident
-from services.inference.runner import Drawn, Outcome
+from services.inference.runner import Drawn, Outcome, last_logits
 from services.inference.scheduler import Row
 from services.inference.transfer import Arrival, to_device
 
@@ -101,14 +101,13 @@ def _launch_mixed(model: LoadedModel, resident: Resident, rows: Sequence[Row]) -
         places, slots = zip(*generating, strict=True)
         batch.ids[to_device(places, device)] = table.token[to_device(slots, device)]
     logits = model.network.forward(batch, model.cache)
-    ends = list(accumulate(row.num_logits for row in rows))
-    sampling = [number for number, row in enumerate(rows) if row.samples]
-    last = logits[to_device([ends[number] - 1 for number in sampling], device)]
-    slots_of = to_device([rows[number].slot for number in sampling], device)
-    table.length[slots_of] = to_device([rows[number].end for number in sampling], device)
-    effort = effort_of(rows[number].sequence.sampling for number in sampling)
+    sampling = [row for row in rows if row.samples]
+    last = logits[to_device(last_logits(rows), device)]
+    slots_of = to_device([row.slot for row in sampling], device)
+    table.length[slots_of] = to_device([row.end for row in sampling], device)
+    effort = effort_of(row.sequence.sampling for row in sampling)
     chosen = sample_slots(last, slots_of, table, effort)
-    scores = score_prompts(rows, ends, logits)
+    scores = score_prompts(rows, logits)
     return _ResidentFlight(rows, chosen, [*scores, *score_drawn(rows, last, chosen)])
 
 

@@ -67,9 +67,9 @@ def _shape(logits: Tensor, slots: Tensor, table: SlotTable) -> Tensor:
         logits + table.bias[slots],
         table.answered[slots],
         table.seen[slots],
-        repetition=table.number("repetition", slots),
-        frequency=table.number("frequency", slots),
-        presence=table.number("presence", slots),
+        repetition=table.number("repetition_penalty", slots),
+        frequency=table.number("frequency_penalty", slots),
+        presence=table.number("presence_penalty", slots),
     )
     is_early = table.num_generated[slots] < table.count("min_tokens", slots)
     return shaped.masked_fill(table.ends[slots] & is_early[:, None], -torch.inf)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from services.inference.distribution import find_logprobs, list_logprobs
+from services.inference.runner import scored_parts
 from services.inference.scheduler import Row
 from services.inference.sequence import TokenLogprobs
 from services.inference.transfer import to_device
@@ -40,19 +41,14 @@ def score_drawn(rows: Sequence[Row], logits: Tensor, chosen: Tensor) -> list[Sco
     return [Scores(None, numbers, top, found)]
 
 
-def score_prompts(rows: Sequence[Row], ends: Sequence[int], logits: Tensor) -> list[Scores]:
+def score_prompts(rows: Sequence[Row], logits: Tensor) -> list[Scores]:
     """Logprobs of prompts, of those rows that score theirs."""
     scores = []
-    for number, (row, end) in enumerate(zip(rows, ends, strict=True)):
-        following = row.following if row.scores_prompt else []
-        if following:
-            start = end - row.num_logits
-            top = row.sequence.sampling.prompt_logprobs or 0
-            found = find_logprobs(
-                logits[start : start + len(following)], to_device(following, logits.device), top
-            )
-            count = len(following)
-            scores.append(Scores(following, [number] * count, [top] * count, found))
+    for row, first, tokens, top in scored_parts(rows):
+        count = len(tokens)
+        following = to_device(tokens, logits.device)
+        found = find_logprobs(logits[first : first + count], following, top)
+        scores.append(Scores(tokens, [row] * count, [top] * count, found))
     return scores
 
 

@@ -7,6 +7,7 @@ the vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -15,8 +16,12 @@ from torch import Tensor
 from services.inference.sequence import SamplingParams
 from services.inference.transfer import to_device
 
-NUMBERS = ("temperature", "top_p", "min_p", "repetition", "frequency", "presence")
+NUMBERS = (
+    "temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
+)  # fmt: skip
+"""Wishes that are kept as float32, by their names in SamplingParams."""
 COUNTS = ("seed", "top_k", "min_tokens")
+"""Wishes that are kept as whole numbers; a top_k of 0 as the size of the vocabulary."""
 
 
 class Admission(NamedTuple):
@@ -58,7 +63,7 @@ class SlotTable:
         """(S, V) what is added to logits first."""
         self.ends = zeros(size, vocab_size, dtype=torch.bool)
         """(S, V) tokens that may not be drawn before `min_tokens`."""
-        self._numbers[NUMBERS.index("repetition")] = 1.0  # scratch: no division by zero
+        self._numbers[NUMBERS.index("repetition_penalty")] = 1.0  # scratch: no division by zero
         self._holders: dict[int, int] = {}
 
     @property
@@ -89,19 +94,9 @@ class SlotTable:
             return
         slots = self._on_device([one.slot for one in admissions])
         params = [one.params for one in admissions]
-        numbers = [
-            *(one.temperature for one in params),
-            *(one.top_p for one in params),
-            *(one.min_p for one in params),
-            *(one.repetition_penalty for one in params),
-            *(one.frequency_penalty for one in params),
-            *(one.presence_penalty for one in params),
-        ]
-        counts = [
-            *(one.seed for one in params),
-            *(one.top_k or self.vocab_size for one in params),
-            *(one.min_tokens for one in params),
-        ]
+        numbers = [getattr(one, name) for name in NUMBERS for one in params]
+        params = [replace(one, top_k=one.top_k or self.vocab_size) for one in params]
+        counts = [getattr(one, name) for name in COUNTS for one in params]
         floats = to_device(numbers, self._device, torch.float32)
         self._numbers[:, slots] = floats.view(len(NUMBERS), -1)
         self._counts[:, slots] = self._on_device(counts).view(len(COUNTS), -1)

@@ -84,9 +84,9 @@ class _Group:
         wanted = len(held | {name}) + 1
         return max(wanted - self.num_sets, 0 if self.idle else 1)
 
-    def lease(self, name: str) -> Resident:
-        """Take an idle set. Raises IndexError when there is none."""
-        resident = Resident(name, self.idle.popleft(), self)
+    def lease(self, name: str, weights: WeightSet) -> Resident:
+        """Let a version have a set that is not idle any more."""
+        resident = Resident(name, weights, self)
         self.leases.add(resident)
         return resident
 
@@ -127,11 +127,14 @@ class WeightSets:
                 cache = self._caches.cache_for(config)
                 table = SlotTable(self._num_slots, config.vocab_size, cache.device)
                 group = self._groups[config] = _Group(cache, table, self._new_capture())
-            for _ in range(lacking):
-                group.idle.append(self._make(config, state, group))
-                group.num_sets += 1
-            resident = group.lease(name)
-            resident.network.copy_from(self._staged(config, state, resident.network.norm))
+            made = [self._make(config, state, group) for _ in range(lacking)]
+            group.num_sets += lacking
+            if made:  # with this version's weights
+                resident = group.lease(name, made.pop())
+                group.idle.extend(made)
+            else:
+                resident = group.lease(name, group.idle.popleft())
+                resident.network.copy_from(self._staged(config, state, resident.network.norm))
             return resident
 
     def _staged(self, config: ModelConfig, state: Mapping[str, Tensor], norm: Norm) -> Network:
